@@ -1,0 +1,3 @@
+"""pooler: a PostgreSQL connection pooler."""
+
+__version__ = "0.1.0"
