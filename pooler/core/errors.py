@@ -1,0 +1,99 @@
+"""Errors that reach a peer, and the closed set of reasons for closing a connection.
+
+An error knows its SQLSTATE, its severity and whose fault it is. Any other exception than these is
+our own bug. The reasons are shared by logs, metrics and console; their texts are stable.
+"""
+
+from enum import Enum
+
+from pooler.wire import build, codes
+
+
+class PoolerError(Exception):
+    """An error that a client is told; FATAL, for its connection ends with it."""
+
+    severity = "FATAL"
+
+    def __init__(self, sqlstate: str, text: str, detail: str = "", hint: str = "") -> None:
+        super().__init__(text)
+        self.sqlstate = sqlstate
+        self.text = text
+        self.detail = detail
+        self.hint = hint
+
+    def response(self, severity: str = "") -> bytes:
+        """Return the ErrorResponse, in the class's severity unless told another."""
+        return build.error(
+            severity or self.severity, self.sqlstate, self.text, self.detail, self.hint
+        )
+
+
+class ClientFault(PoolerError):
+    """The client broke the protocol or asked for what it may not have."""
+
+
+class ServerFault(PoolerError):
+    """A server connection failed, or could not be had."""
+
+
+def protocol_violation(text: str) -> ClientFault:
+    """Return the error for bytes that are not the protocol."""
+    return ClientFault(codes.PROTOCOL_VIOLATION, text)
+
+
+class ServerRefused(ServerFault):
+    """The server answered our login with an ErrorResponse; its own words and SQLSTATE."""
+
+    # What may be otherwise in a moment: class 53 (insufficient resources) and these. Anything
+    # else (no such database, wrong password, ...) stays until somebody changes something.
+    _PASSING = (codes.CANNOT_CONNECT_NOW, codes.ADMIN_SHUTDOWN, "57P02")
+
+    def __init__(self, fields: dict[str, str]) -> None:
+        super().__init__(
+            # CVE-2026-6666: an ErrorResponse without SQLSTATE
+            fields.get("C", codes.CONNECTION_FAILURE),
+            fields.get("M", "the server refused the connection without a message"),
+            fields.get("D", ""),
+            fields.get("H", ""),
+        )
+
+    @property
+    def passing(self) -> bool:
+        """True where trying again soon makes sense."""
+        return self.sqlstate in self._PASSING or self.sqlstate.startswith("53")
+
+
+class CloseReason(Enum):
+    """Why a client's or a server's connection was closed."""
+
+    # either side
+    PEER_CLOSED = "closed by peer"
+    PEER_LOST = "connection lost"
+    PROTOCOL_VIOLATION = "protocol violation"
+    SHUTDOWN = "pooler shutdown"
+    BUG = "internal error"
+    # clients
+    TERMINATED = "client terminated"
+    LOGIN_FAILED = "login failed"
+    LOGIN_TIMEOUT = "client_login_timeout"
+    TOO_MANY = "too many connections"
+    IDLE_TIMEOUT = "client_idle_timeout"
+    QUERY_WAIT_TIMEOUT = "query_wait_timeout"
+    QUERY_TIMEOUT = "query_timeout"
+    TRANSACTION_TIMEOUT = "transaction_timeout"
+    IDLE_IN_TRANSACTION = "idle_in_transaction_timeout"
+    SERVER_LOST = "server connection lost"
+    SERVER_UNAVAILABLE = "server unavailable"
+    STATEMENT_MODE = "transaction block in statement mode"
+    DATABASE_REMOVED = "database removed"
+    # servers
+    SERVER_IDLE_TIMEOUT = "server_idle_timeout"
+    SERVER_LIFETIME = "server_lifetime"
+    SHRUNK = "pool size reduced"
+    EVICTED = "given up for another pool"
+    RENEWED = "connection settings changed"
+    NOT_TIDY = "could not be tidied"
+    CHECK_FAILED = "server check failed"
+    CANCEL_UNANSWERED = "cancel_wait_timeout"
+    SINGLE_USE = "not reusable"
+    POOL_IDLE = "pool_idle_timeout"

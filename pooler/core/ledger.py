@@ -1,0 +1,182 @@
+"""Counts the replies that a server owes: the one place that knows when a server has settled.
+
+The ledger is a model of how PostgreSQL reads a client's messages. `owed` holds, in order, the
+kinds of the messages sent that are not yet answered; each kind of reply takes away the message
+that it answers. Its hard cases, as `src/backend/tcop/postgres.c` and `commands/copyfrom*.c`
+handle them:
+
+- after an error in the extended protocol the server skips everything up to the next Sync, a simple
+  Query too; after an error in a simple Query it skips nothing;
+- CopyDone and CopyFail outside of COPY IN are ignored;
+- during COPY IN a Sync is ignored, so the one that libpq sends right behind its Execute is never
+  answered, while anything but copy data ends the COPY with an error.
+
+Where the server's reading cannot be told from its replies, `unsure` is set and stays: such a
+server is never settled again, so nobody else gets it.
+"""
+
+from pooler.wire.codes import (
+    BIND,
+    CLOSE,
+    COPY_DONE,
+    COPY_FAIL,
+    DESCRIBE,
+    EXECUTE,
+    FUNCTION_CALL,
+    PARSE,
+    QUERY,
+    SYNC,
+)
+
+
+def _answers() -> list[int]:
+    """Return, by kind of reply, the kind of message that it answers (0: none)."""
+    table = [0] * 256
+    for reply, asked in zip(b"123nTCIs", b"PBCDDEEE", strict=True):
+        table[reply] = asked
+    return table
+
+
+_ANSWERS = _answers()
+_EXTENDED = bytes([PARSE, BIND, DESCRIBE, EXECUTE, CLOSE])
+_ENDS_COPY = bytes([COPY_DONE, COPY_FAIL])
+
+
+def _ends_unsynced(kinds: bytearray, before: bool) -> bool:
+    """Return whether the last of `kinds` that is no copy end is extended; else `before`."""
+    for i in range(len(kinds) - 1, -1, -1):
+        if kinds[i] not in _ENDS_COPY:
+            return kinds[i] in _EXTENDED
+    return before
+
+
+class Ledger:
+    """What one server still owes."""
+
+    __slots__ = ("copy_in", "owed", "skipping", "swallowed", "unsure", "unsynced")
+
+    def __init__(self) -> None:
+        self.owed = bytearray()  # kinds of the messages not yet answered, oldest first
+        self.unsynced = False  # the last message sent was extended: a Sync has to come
+        self.skipping = False  # an error made the server skip, and no Sync was sent yet
+        self.copy_in = False  # the server reads copy data
+        self.swallowed = False  # a Sync was sent that this COPY ignores, unless it fails first
+        self.unsure = False
+
+    def __repr__(self) -> str:
+        """Show what is owed and how."""
+        flags = [
+            name for name in ("unsynced", "skipping", "copy_in", "unsure") if getattr(self, name)
+        ]
+        return f"<Ledger owed={bytes(self.owed)!r} {' '.join(flags)}>"
+
+    @property
+    def settled(self) -> bool:
+        """True when the server has answered everything and waits for a new message."""
+        return not (self.owed or self.unsynced or self.skipping or self.unsure)
+
+    def sent(self, kinds: bytearray) -> None:
+        """Note messages sent to the server, in order."""
+        if self.skipping or self.copy_in:
+            for i in range(len(kinds)):
+                self._sent_one(kinds[i])
+        else:
+            self.owed += kinds
+            self.unsynced = _ends_unsynced(kinds, self.unsynced)
+            if self.owed[0] == COPY_DONE or self.owed[0] == COPY_FAIL:
+                self._drop_ignored()
+
+    def _sent_one(self, kind: int) -> None:
+        if self.skipping:
+            if kind != SYNC:
+                return
+            self.skipping = False
+        elif self.copy_in and kind == SYNC and not self._copy_end_sent():
+            self.swallowed = True
+            return
+        self.owed.append(kind)
+        if kind not in _ENDS_COPY:
+            self.unsynced = kind in _EXTENDED
+        self._drop_ignored()
+
+    def replied(self, kinds: bytearray) -> None:
+        """Note replies of the kinds 1 2 3 n T C I s received, in order."""
+        owed = self.owed
+        for i in range(len(kinds)):
+            if not owed:
+                return
+            asked = _ANSWERS[kinds[i]]
+            # A simple Query's or a function call's replies, whatever they are, end with
+            # ReadyForQuery only.
+            if asked and owed[0] == asked:
+                del owed[0]
+                if asked == EXECUTE and self.copy_in:
+                    self._copy_over()
+                self._drop_ignored()
+
+    def copy_started(self) -> None:
+        """Note a CopyInResponse: from here the server ignores Sync until the COPY ends."""
+        self.copy_in = True
+        self.swallowed = False
+        owed = self.owed
+        while len(owed) > 1 and owed[1] == SYNC:
+            del owed[1]
+        self.unsynced = _ends_unsynced(owed, False)
+        # Behind other messages: whether it is ignored depends on which of them end the COPY.
+        for kind in owed[1:]:
+            if kind in _ENDS_COPY:
+                return
+            if kind == SYNC:
+                self.swallowed = True
+
+    def failed(self) -> None:
+        """Note an ErrorResponse that does not end the connection."""
+        owed = self.owed
+        if self.copy_in:
+            if self.swallowed or (owed and owed[0] == QUERY and self._query_within_copy()):
+                self.unsure = True
+            self._copy_over()
+        if owed and owed[0] not in _EXTENDED:
+            return
+        if not owed and not self.unsynced:
+            return
+        sync = owed.find(SYNC)
+        if sync < 0:
+            owed.clear()
+            self.unsynced = False
+            self.skipping = True
+        else:
+            del owed[:sync]
+
+    def ready(self) -> None:
+        """Note a ReadyForQuery, which ends what the oldest Query, Sync or function call began."""
+        owed = self.owed
+        if self.copy_in:
+            self._copy_over()
+        if not owed or owed[0] not in (QUERY, SYNC, FUNCTION_CALL):
+            self.unsure = True  # a ReadyForQuery that nobody asked for
+            return
+        del owed[0]
+        if owed:
+            self._drop_ignored()
+
+    def _copy_over(self) -> None:
+        self.copy_in = False
+        self.swallowed = False
+
+    def _copy_end_sent(self) -> bool:
+        return COPY_DONE in self.owed or COPY_FAIL in self.owed
+
+    def _query_within_copy(self) -> bool:
+        for kind in self.owed[1:]:
+            if kind in _ENDS_COPY:
+                return False
+            if kind in _EXTENDED or kind == QUERY or kind == FUNCTION_CALL:
+                return True
+        return False
+
+    def _drop_ignored(self) -> None:
+        """Drop copy ends that have come to the front: there is no COPY for them to end."""
+        owed = self.owed
+        while owed and (owed[0] == COPY_DONE or owed[0] == COPY_FAIL):
+            del owed[0]

@@ -1,0 +1,131 @@
+"""Finds message boundaries in a stream: the only place that knows framing.
+
+A cutter walks the headers of one direction of one connection. Each message kind has a mark:
+
+    PASS    nothing to note: walk on
+    COUNT   append its kind to `kinds`, for the ledger, and walk on
+    STOP    hand it to the caller, who looks at it
+    BAD     no such message in this direction
+
+The caller owns the bytes. The cutter keeps two ints between chunks: how much of a message that
+was passed on unfinished is still to come (`left`), and where it stopped. It must not copy, slice
+or keep a chunk; this loop is what wide results live or die by.
+"""
+
+from typing import Final
+
+from pooler.wire.codes import HEADER, LARGE_LIMIT, SMALL_LIMIT
+
+PASS: Final = 0
+COUNT: Final = 1
+STOP: Final = 2
+BAD: Final = 3
+
+MORE: Final = -1  # `stop`: the chunk ends within a header
+END: Final = 0  # `stop`: nothing more in this chunk
+
+
+class BadMessage(Exception):
+    """The peer sent what no message can start with; the text says what."""
+
+
+_GROUPS: Final = {
+    "client_replies": b"QPBDECSF",  # each is owed a reply
+    "client_copy_end": b"cf",
+    "client_quiet": b"dH",
+    "client_end": b"X",
+    "server_replies": b"123CIsTnW",
+    "server_look": b"ZSEG",
+    "server_quiet": b"DdcHNAtV",
+}
+
+
+def _marks(**kinds: int) -> bytes:
+    marks = bytearray([BAD]) * 256
+    for name, mark in kinds.items():
+        for kind in _GROUPS[name]:
+            marks[kind] = mark
+    return bytes(marks)
+
+
+FROM_CLIENT: Final = _marks(
+    client_replies=COUNT, client_copy_end=COUNT, client_quiet=PASS, client_end=STOP
+)
+"""Marks for what a logged-in client sends; `p` is out of place by then, as in PostgreSQL."""
+
+FROM_SERVER: Final = _marks(server_replies=COUNT, server_look=STOP, server_quiet=PASS)
+"""Marks for what a logged-in server sends."""
+
+_SMALL: Final = bytes(1 if kind in b"SHXEDCc" else 0 for kind in range(256))
+"""Client messages held to PQ_SMALL_MESSAGE_LIMIT, as PostgreSQL's SocketBackend does."""
+
+NO_LIMITS: Final = bytes(256)
+
+
+class Cutter:
+    """One direction of one connection."""
+
+    __slots__ = ("kinds", "left", "marks", "size", "small", "stop")
+
+    def __init__(self, marks: bytes, small: bytes = NO_LIMITS) -> None:
+        self.marks = marks
+        self.small = small
+        # between chunks
+        self.left = 0  # bytes still to come of a message already passed on
+        self.kinds = bytearray()  # kinds counted since the caller last cleared it
+        # where scan() stopped
+        self.stop = END  # END, MORE or the kind of a message to look at
+        self.size = 0  # that message's whole length, header included
+
+    def scan(self, data: bytes, at: int) -> int:
+        """Walk from `at`; return the offset where it stopped, `stop` saying why.
+
+        END: all of `data` is accounted for (the last message may go on, see `left`). MORE: the
+        offset is that of an incomplete header. Else: the offset is that of a message of kind
+        `stop` and of `size` bytes, not counted and perhaps not complete; the caller goes on at
+        offset + size, or passes it on unseen with `pass_over`.
+        """
+        end = len(data)
+        at += self.left
+        if at >= end:
+            self.left = at - end
+            self.stop = END
+            return end
+        self.left = 0
+        marks = self.marks
+        small = self.small
+        while at + HEADER <= end:
+            kind = data[at]
+            size = 1 + (data[at + 1] << 24 | data[at + 2] << 16 | data[at + 3] << 8 | data[at + 4])
+            mark = marks[kind]
+            if mark == BAD:
+                raise BadMessage(f"invalid message type {kind}")
+            if size < HEADER or size > (SMALL_LIMIT if small[kind] else LARGE_LIMIT):
+                raise BadMessage(f"invalid length {size - 1} of message type {chr(kind)!r}")
+            if mark == COUNT:
+                self.kinds.append(kind)
+            elif mark == STOP:
+                self.stop = kind
+                self.size = size
+                return at
+            at += size
+            if at >= end:
+                self.left = at - end
+                self.stop = END
+                return end
+        self.stop = MORE
+        return at
+
+    def pass_over(self, data: bytes, at: int) -> int:
+        """Treat the message that `scan` stopped at as PASS, complete or not, and walk on."""
+        return self.scan(data, at + self.size)
+
+
+def client_cutter() -> Cutter:
+    """Return a cutter for what a logged-in client sends."""
+    return Cutter(FROM_CLIENT, _SMALL)
+
+
+def server_cutter() -> Cutter:
+    """Return a cutter for what a logged-in server sends."""
+    return Cutter(FROM_SERVER)

@@ -1,0 +1,176 @@
+"""Reads the few messages that we must understand; bodies come without kind and length.
+
+Every reader raises `Malformed` on anything that does not follow PostgreSQL's "Message Formats",
+whatever the bytes: no other exception, no unbounded work, no reading past the end.
+"""
+
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+from pooler.wire import codes
+
+
+class Malformed(Exception):
+    """A message's body does not have the shape that its kind calls for; the text says how."""
+
+
+def text(raw: bytes) -> str:
+    """Return wire text as `str`; bytes that are no UTF-8 survive a round trip."""
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def _cstring(body: bytes, at: int) -> tuple[bytes, int]:
+    end = body.find(b"\0", at)
+    if end < 0:
+        raise Malformed("a string is not terminated")
+    return body[at:end], end + 1
+
+
+# -- the first packet of a connection
+
+
+@dataclass(frozen=True, slots=True)
+class Startup:
+    """A StartupMessage: the minor version asked for, and parameters by name (last one wins)."""
+
+    minor: int
+    parameters: dict[str, str]
+    options: tuple[str, ...]
+    """Names of protocol options (`_pq_.`...), none of which we know."""
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRequest:
+    """A CancelRequest: the process id and secret the client was told."""
+
+    pid: int
+    secret: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class EncryptionRequest:
+    """An SSLRequest or a GSSENCRequest: `code` says which."""
+
+    code: int
+
+
+_PROTOCOL_OPTION: Final = "_pq_."
+
+
+def first_packet(body: bytes) -> Startup | CancelRequest | EncryptionRequest:
+    """Read the body (without length) of a packet of the start-up phase."""
+    if len(body) < 4:
+        raise Malformed("invalid length of startup packet")
+    (code,) = struct.unpack_from("!I", body)
+    if code in (codes.SSL_REQUEST, codes.GSSENC_REQUEST):
+        if len(body) != 4:
+            raise Malformed("invalid length of encryption request packet")
+        return EncryptionRequest(code)
+    if code == codes.CANCEL_REQUEST:
+        if not 12 <= len(body) <= 8 + 256:
+            raise Malformed("invalid length of cancel request packet")
+        return CancelRequest(struct.unpack_from("!I", body, 4)[0], body[8:])
+    if code >> 16 != 3:
+        raise Malformed(
+            f"unsupported frontend protocol {code >> 16}.{code & 0xFFFF}: "
+            f"server supports 3.0 to 3.{codes.NEWEST_MINOR}"
+        )
+    parameters: dict[str, str] = {}
+    options: list[str] = []
+    at = 4
+    while True:
+        raw, at = _cstring(body, at)
+        if not raw:
+            break
+        name = text(raw)
+        raw, at = _cstring(body, at)
+        if name.startswith(_PROTOCOL_OPTION):
+            options.append(name)
+        else:
+            parameters[name] = text(raw)
+    if at != len(body):
+        raise Malformed("invalid startup packet layout: expected terminator as last byte")
+    return Startup(code & 0xFFFF, parameters, tuple(options))
+
+
+# -- from a client
+
+
+def password(body: bytes) -> bytes:
+    """Read a PasswordMessage."""
+    secret, end = _cstring(body, 0)
+    if end != len(body):
+        raise Malformed("invalid password packet size")
+    return secret
+
+
+def sasl_initial_response(body: bytes) -> tuple[str, bytes]:
+    """Read a SASLInitialResponse: mechanism and response (empty where there is none)."""
+    mechanism, at = _cstring(body, 0)
+    if len(body) < at + 4:
+        raise Malformed("invalid SASL initial response")
+    (size,) = struct.unpack_from("!i", body, at)
+    response = body[at + 4 :]
+    if size != (len(response) if response or size >= 0 else -1):
+        raise Malformed("invalid length of SASL initial response")
+    return text(mechanism), response
+
+
+# -- from a server
+
+
+def authentication(body: bytes) -> tuple[int, bytes]:
+    """Read an Authentication message: the request's number (AUTH_...) and its data."""
+    if len(body) < 4:
+        raise Malformed("invalid authentication request")
+    return struct.unpack_from("!I", body)[0], body[4:]
+
+
+def sasl_mechanisms(data: bytes) -> tuple[str, ...]:
+    """Read the data of an AuthenticationSASL."""
+    names: list[str] = []
+    at = 0
+    while True:
+        raw, at = _cstring(data, at)
+        if not raw:
+            return tuple(names)
+        names.append(text(raw))
+
+
+def parameter_status(body: bytes) -> tuple[str, str]:
+    """Read a ParameterStatus: name and value."""
+    name, at = _cstring(body, 0)
+    value, at = _cstring(body, at)
+    if at != len(body):
+        raise Malformed("invalid parameter status")
+    return text(name), text(value)
+
+
+def backend_key_data(body: bytes) -> tuple[int, bytes]:
+    """Read a BackendKeyData: process id and secret."""
+    if not 8 <= len(body) <= 4 + 256:
+        raise Malformed("invalid backend key data")
+    return struct.unpack_from("!I", body)[0], body[4:]
+
+
+def negotiate_protocol_version(body: bytes) -> int:
+    """Read a NegotiateProtocolVersion: the newest minor version the server speaks."""
+    if len(body) < 8:
+        raise Malformed("invalid protocol version negotiation")
+    # PostgreSQL sends the whole number, and some imitators just the minor part: libpq takes both.
+    version: int = struct.unpack_from("!I", body)[0]
+    return version & 0xFFFF
+
+
+def report(body: bytes) -> dict[str, str]:
+    """Read an ErrorResponse's or NoticeResponse's fields, by their one-letter code."""
+    fields: dict[str, str] = {}
+    at = 0
+    while at < len(body) and body[at]:
+        raw, end = _cstring(body, at + 1)
+        fields[chr(body[at])] = text(raw)
+        at = end
+    if at >= len(body):
+        raise Malformed("an error or notice is not terminated")
+    return fields
