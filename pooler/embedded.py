@@ -193,7 +193,7 @@ class EmbeddedPostgres:
 
     def __repr__(self) -> str:
         state = f"pid {self._process.pid}" if self._process else "stopped"
-        return f"<EmbeddedPostgres {state} {self.host}:{self.port} {self.folder}>"
+        return f"<{type(self).__name__} {state} {self.host}:{self.port} {self.folder}>"
 
     def __enter__(self) -> Self:
         try:
