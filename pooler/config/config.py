@@ -1,0 +1,140 @@
+"""The configuration as the service uses it: the settings, and what a login resolves to.
+
+Rules: made by `load` only, never changed. A client's (database, user) resolves to a Route with
+user > database > defaults. Settings of the session are those of the client's user, settings of the
+pool those of the server's user, since clients of several users may share the pool.
+"""
+
+from typing import TypeVar
+
+from pydantic import Field, SecretStr
+
+from pooler.config.model import Database, Settings, User
+from pooler.config.units import is_plain
+from pooler.core.settings import PoolSettings, Route, SessionSettings, Target
+
+T = TypeVar("T")
+
+FALLBACK = "*"
+"""The database for every name that is not configured."""
+
+_NOBODY = User()
+
+
+class Config(Settings):
+    """Settings, where they came from, and the secrets of auth.file."""
+
+    source: str | None = None
+    """The configuration file."""
+    files: tuple[str, ...] = ()
+    """Every file that was read: a change of any of them is a reason to load again."""
+    stored: dict[str, SecretStr] = Field(default={})
+    """Secrets of auth.file by user."""
+
+    def secret(self, user: str) -> str | None:
+        """What a client that logs in as `user` must prove to know; None: no such secret.
+
+        A password, or what PostgreSQL stores of it (md5... or SCRAM-SHA-256$...).
+        """
+        own = self.users.get(user, _NOBODY).password
+        secret = own if own is not None else self.stored.get(user)
+        return None if secret is None else secret.get_secret_value()
+
+    def resolve(self, database: str, user: str) -> Route | None:
+        """Where a client that asks for (database, user) goes; None: no such database."""
+        entry = self.databases.get(database) or self.databases.get(FALLBACK)
+        if entry is None:
+            return None
+        target = self._target(entry, database, user)
+        return Route(
+            database=database,
+            user=user,
+            target=target,
+            pool=self._pool(entry, self.users.get(target.user, _NOBODY)),
+            session=self._session(entry, self.users.get(user, _NOBODY)),
+        )
+
+    def _target(self, entry: Database, database: str, client_user: str) -> Target:
+        user = entry.user or client_user
+        if entry.password is not None:
+            password: str | None = entry.password.get_secret_value()
+        else:
+            stored = self.secret(user)
+            password = stored if stored is not None and is_plain(stored) else None
+        balance = _first(entry.load_balance_hosts, self.defaults.load_balance_hosts)
+        return Target(
+            hosts=entry.hosts,
+            dbname=entry.dbname or database,
+            user=user,
+            password=password,
+            load_balance_hosts=balance == "round-robin",
+            connect_query=entry.connect_query,
+            startup=tuple(sorted(entry.settings.items())),
+            max_protocol_version=entry.max_protocol_version,
+        )
+
+    def _pool(self, db: Database, user: User) -> PoolSettings:
+        defaults, timeouts, limits = self.defaults, self.timeouts, self.limits
+        size = _first(user.pool_size, db.pool_size, defaults.pool_size)
+        return PoolSettings(
+            pool_size=size,
+            # A user's pool_size may be below the minimum of a database that is meant for others.
+            min_pool_size=min(size, _first(db.min_pool_size, defaults.min_pool_size)),
+            reserve_pool_size=_first(
+                user.reserve_pool_size, db.reserve_pool_size, defaults.reserve_pool_size
+            ),
+            reserve_pool_timeout=_first(db.reserve_pool_timeout, timeouts.reserve_pool_timeout),
+            server_round_robin=_first(db.server_round_robin, defaults.server_round_robin),
+            server_idle_timeout=_first(db.server_idle_timeout, timeouts.server_idle_timeout),
+            server_lifetime=_first(db.server_lifetime, timeouts.server_lifetime),
+            server_connect_timeout=_first(
+                db.server_connect_timeout, timeouts.server_connect_timeout
+            ),
+            server_login_retry=_first(db.server_login_retry, timeouts.server_login_retry),
+            server_check_delay=_first(db.server_check_delay, timeouts.server_check_delay),
+            server_check_query=_first(db.server_check_query, defaults.server_check_query),
+            server_reset_query=_first(db.server_reset_query, defaults.server_reset_query),
+            pool_idle_timeout=_first(db.pool_idle_timeout, timeouts.pool_idle_timeout),
+            cancel_wait_timeout=_first(db.cancel_wait_timeout, timeouts.cancel_wait_timeout),
+            max_db_server_connections=_first(
+                db.max_server_connections, limits.max_db_server_connections
+            ),
+            max_user_server_connections=_first(
+                user.max_server_connections, limits.max_user_server_connections
+            ),
+        )
+
+    def _session(self, db: Database, user: User) -> SessionSettings:
+        timeouts, limits = self.timeouts, self.limits
+        return SessionSettings(
+            pool_mode=_first(user.pool_mode, db.pool_mode, self.defaults.pool_mode),
+            client_idle_timeout=_first(
+                user.client_idle_timeout, db.client_idle_timeout, timeouts.client_idle_timeout
+            ),
+            query_wait_timeout=_first(
+                user.query_wait_timeout, db.query_wait_timeout, timeouts.query_wait_timeout
+            ),
+            query_wait_notify=_first(
+                user.query_wait_notify, db.query_wait_notify, timeouts.query_wait_notify
+            ),
+            query_timeout=_first(user.query_timeout, db.query_timeout, timeouts.query_timeout),
+            transaction_timeout=_first(
+                user.transaction_timeout, db.transaction_timeout, timeouts.transaction_timeout
+            ),
+            idle_in_transaction_timeout=_first(
+                user.idle_in_transaction_timeout,
+                db.idle_in_transaction_timeout,
+                timeouts.idle_in_transaction_timeout,
+            ),
+            max_db_client_connections=_first(
+                db.max_client_connections, limits.max_db_client_connections
+            ),
+            max_user_client_connections=_first(
+                user.max_client_connections, limits.max_user_client_connections
+            ),
+        )
+
+
+def _first(*values: T | None) -> T:
+    """The first that is set; the last always is."""
+    return next(value for value in values if value is not None)

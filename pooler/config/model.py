@@ -1,0 +1,311 @@
+"""Every setting, its type, its default and its description: the one place that knows them.
+
+Errors, the JSON Schema, the environment variables and docs/settings.md all come out of these types.
+Rules: names are PgBouncer's where the meaning is the same; durations are seconds and 0 turns a
+limit off; a setting of a database or a user that is None is taken from its section. Checks that
+need more than one setting are in `checks`, what a client's login resolves to is in `config`.
+"""
+
+import re
+from enum import Enum
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from pooler.config.units import (
+    Count,
+    Duration,
+    FileMode,
+    HostPort,
+    ListenHosts,
+    ListenPort,
+    Port,
+    Positive,
+    Secret,
+    ServerHosts,
+    SocketDir,
+    parse_host_port,
+    split_address,
+    wrong,
+)
+from pooler.core.settings import Host, PoolMode
+
+
+class AuthType(Enum):
+    """How clients prove who they are."""
+
+    TRUST = "trust"
+    PASSWORD = "password"
+    MD5 = "md5"
+    SCRAM = "scram-sha-256"
+
+
+def _parameter_name(name: str) -> str:
+    if name.lower() in ("user", "database", "replication") or name.startswith("_pq_."):
+        raise wrong("is not a setting but a part of the protocol", "use the key of that name")
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.$]*", name):
+        raise wrong("is not the name of a server setting", "write a name such as search_path")
+    return name
+
+
+ParameterName = Annotated[str, AfterValidator(_parameter_name)]
+
+
+class Section(BaseModel):
+    """Common to all: nothing unknown, nothing changed later, no input in error texts."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, use_attribute_docstrings=True
+    )
+
+
+class Listen(Section):
+    """Where clients connect to."""
+
+    host: ListenHosts = ("127.0.0.1",)
+    """Addresses to listen on, one or a list; `*` is every interface, "" or [] turns TCP off."""
+    port: ListenPort = 6432
+    """TCP port, also part of the unix socket's name; 0 lets the system pick one."""
+    backlog: Positive = 128
+    """Connections the kernel keeps waiting to be accepted."""
+    unix_socket_dir: SocketDir = ""
+    """Directory for the unix socket; "" for none."""
+    unix_socket_mode: FileMode = 0o777
+    """File mode of the unix socket, in octal."""
+    unix_socket_group: str = ""
+    """Group that owns the unix socket; "" for the process's own."""
+    reuse_port: bool = False
+    """Set SO_REUSEPORT, so that a new process can take over while the old one drains."""
+
+
+class Tcp(Section):
+    """Options of TCP connections, of clients and of servers; 0 is the system's default."""
+
+    keepalive: bool = True
+    """Ask the kernel to probe idle connections, so that a vanished peer is noticed."""
+    keepidle: Duration = 0.0
+    """Idle time before the first probe."""
+    keepintvl: Duration = 0.0
+    """Time between probes."""
+    keepcnt: Count = 0
+    """Unanswered probes before the connection is dropped."""
+    user_timeout: Duration = 0.0
+    """Time that sent data may stay unacknowledged before the connection is dropped."""
+
+
+class Auth(Section):
+    """How clients log in."""
+
+    type: Annotated[
+        AuthType, BeforeValidator(lambda value: "password" if value == "plain" else value)
+    ] = AuthType.SCRAM
+    """How clients prove who they are; `plain` is PgBouncer's name for `password`."""
+    file: str = ""
+    """File of `"user" "secret"` lines as in userlist.txt, relative to the configuration."""
+
+
+class Limits(Section):
+    """Upper bounds on connections, across pools; 0 is no limit."""
+
+    max_client_connections: Count = 1000
+    """Clients in all."""
+    max_server_connections: Count = 0
+    """Server connections in all."""
+    max_db_client_connections: Count = 0
+    """Clients of each database that does not set its own."""
+    max_db_server_connections: Count = 0
+    """Server connections of each database that does not set its own."""
+    max_user_client_connections: Count = 0
+    """Clients of each user that does not set its own."""
+    max_user_server_connections: Count = 0
+    """Server connections of each server user that does not set its own."""
+
+
+class Timeouts(Section):
+    """How long things may take; 0 is no limit."""
+
+    client_login_timeout: Duration = 60.0
+    """Time a client has to log in."""
+    client_idle_timeout: Duration = 0.0
+    """Time a client may be idle outside a transaction before it is disconnected."""
+    query_wait_timeout: Duration = 120.0
+    """Time a client may wait for a server connection before it is disconnected."""
+    query_wait_notify: Duration = 5.0
+    """Time after which a waiting client is told so by a NOTICE."""
+    query_timeout: Duration = 0.0
+    """Time a query may run on the server before it is cancelled."""
+    transaction_timeout: Duration = 0.0
+    """Time a transaction may take before it is cancelled."""
+    idle_in_transaction_timeout: Duration = 0.0
+    """Time a client may be idle inside a transaction before it is disconnected."""
+    server_connect_timeout: Duration = 15.0
+    """Time connecting and logging in to a server may take."""
+    server_login_retry: Duration = 0.8
+    """Longest pause between attempts to connect to a server that fails."""
+    server_idle_timeout: Duration = 600.0
+    """Time a server connection may be idle before it is closed."""
+    server_lifetime: Duration = 3600.0
+    """Age after which a server connection is closed when it becomes free."""
+    server_check_delay: Duration = 30.0
+    """Idle time after which a server connection is checked before it is used again."""
+    cancel_wait_timeout: Duration = 10.0
+    """Time a cancel request may wait to reach its server."""
+    pool_idle_timeout: Duration = 0.0
+    """Time after which a pool without clients is dropped with its server connections."""
+    reserve_pool_timeout: Duration = 5.0
+    """Time a client waits before the reserve of its pool is used."""
+    shutdown_timeout: Duration = 60.0
+    """Time transactions have to finish after SIGTERM."""
+
+
+class Defaults(Section):
+    """Settings of pools, for databases and users that do not set their own."""
+
+    pool_mode: PoolMode = PoolMode.TRANSACTION
+    """When a server connection goes back: at the end of a session, transaction or statement."""
+    pool_size: Positive = 20
+    """Server connections of each pool (database and server user), never exceeded."""
+    min_pool_size: Count = 0
+    """Server connections kept open also when nobody needs them."""
+    reserve_pool_size: Count = 0
+    """Further server connections a pool may open when clients waited for reserve_pool_timeout."""
+    load_balance_hosts: Literal["round-robin", "disable"] = "round-robin"
+    """How several hosts are used: in turn, or always the first that answers."""
+    server_round_robin: bool = False
+    """Use the server connection that was idle for longest, rather than the last one used."""
+    server_check_query: str = ";"
+    """Query of the check after server_check_delay; "" turns the check off."""
+    server_reset_query: str = "DISCARD ALL"
+    """Query that cleans a server connection after a session-mode client; "" for none."""
+
+
+def inherited(section: type[Section], name: str) -> Any:
+    """A setting whose default, None, is that of another section, and so is its description."""
+    base = section.model_fields[name]
+    text = f"{base.description} Default: {section.__name__.lower()}.{name}."
+    return Field(default=None, description=text, examples=[base.default])
+
+
+class Overrides(Section):
+    """What databases and users can each set; the user's value wins."""
+
+    pool_mode: PoolMode | None = inherited(Defaults, "pool_mode")
+    pool_size: Positive | None = inherited(Defaults, "pool_size")
+    reserve_pool_size: Count | None = inherited(Defaults, "reserve_pool_size")
+    client_idle_timeout: Duration | None = inherited(Timeouts, "client_idle_timeout")
+    query_wait_timeout: Duration | None = inherited(Timeouts, "query_wait_timeout")
+    query_wait_notify: Duration | None = inherited(Timeouts, "query_wait_notify")
+    query_timeout: Duration | None = inherited(Timeouts, "query_timeout")
+    transaction_timeout: Duration | None = inherited(Timeouts, "transaction_timeout")
+    idle_in_transaction_timeout: Duration | None = inherited(
+        Timeouts, "idle_in_transaction_timeout"
+    )
+
+
+class Database(Overrides):
+    """A database that clients can ask for."""
+
+    host: ServerHosts = ("127.0.0.1",)
+    """Server address, one or a list: HOST, HOST:PORT, [IPV6]:PORT or a socket's directory."""
+    port: Port = 5432
+    """Port of the hosts that do not name their own."""
+    dbname: str = ""
+    """Name of the database on the server. Default: the name clients use."""
+    user: str = ""
+    """User to log in to the server as, whoever the client is. Default: the client's user."""
+    password: Secret | None = None
+    """Password for the server. Default: that of the server's user in users or auth.file."""
+    password_file: str = ""
+    """File that holds the password, relative to the configuration."""
+    connect_query: str = ""
+    """Query to run once on each new server connection."""
+    settings: dict[ParameterName, str] = Field(default={})
+    """Server settings to ask for when connecting, such as search_path."""
+    max_protocol_version: Literal["3.0", "3.2"] = "3.0"
+    """Newest protocol version to ask the server for."""
+    max_client_connections: Count | None = inherited(Limits, "max_db_client_connections")
+    max_server_connections: Count | None = inherited(Limits, "max_db_server_connections")
+    min_pool_size: Count | None = inherited(Defaults, "min_pool_size")
+    load_balance_hosts: Literal["round-robin", "disable"] | None = inherited(
+        Defaults, "load_balance_hosts"
+    )
+    server_round_robin: bool | None = inherited(Defaults, "server_round_robin")
+    server_check_query: str | None = inherited(Defaults, "server_check_query")
+    server_reset_query: str | None = inherited(Defaults, "server_reset_query")
+    server_connect_timeout: Duration | None = inherited(Timeouts, "server_connect_timeout")
+    server_login_retry: Duration | None = inherited(Timeouts, "server_login_retry")
+    server_idle_timeout: Duration | None = inherited(Timeouts, "server_idle_timeout")
+    server_lifetime: Duration | None = inherited(Timeouts, "server_lifetime")
+    server_check_delay: Duration | None = inherited(Timeouts, "server_check_delay")
+    cancel_wait_timeout: Duration | None = inherited(Timeouts, "cancel_wait_timeout")
+    pool_idle_timeout: Duration | None = inherited(Timeouts, "pool_idle_timeout")
+    reserve_pool_timeout: Duration | None = inherited(Timeouts, "reserve_pool_timeout")
+
+    @property
+    def hosts(self) -> tuple[Host, ...]:
+        """The addresses, each with its port."""
+        split = (split_address(text) for text in self.host)
+        return tuple(Host(host, port or self.port) for host, port in split)
+
+
+class User(Overrides):
+    """A user, as a client and, for pool settings, as the user of a server connection."""
+
+    password: Secret | None = None
+    """The password, or what PostgreSQL stores of it: md5... or SCRAM-SHA-256$..."""
+    password_file: str = ""
+    """File that holds the password, relative to the configuration."""
+    max_client_connections: Count | None = inherited(Limits, "max_user_client_connections")
+    max_server_connections: Count | None = inherited(Limits, "max_user_server_connections")
+
+
+class Metrics(Section):
+    """The HTTP endpoint for Prometheus and probes."""
+
+    listen: HostPort = ""
+    """HOST:PORT to serve /metrics on; "" turns it off, port 0 lets the system pick one."""
+
+    @property
+    def address(self) -> tuple[str, int] | None:
+        """Host (`*`: every interface) and port; None where metrics are off."""
+        return parse_host_port(self.listen) if self.listen else None
+
+
+class Logging(Section):
+    """What is logged, and how."""
+
+    format: Literal["auto", "text", "json"] = "auto"
+    """Form of a line; auto is text on a terminal and json otherwise."""
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe level that is logged."""
+    log_connections: bool = True
+    """Log each client that logged in."""
+    log_disconnections: bool = True
+    """Log each client that left, with the reason."""
+    log_pooler_errors: bool = True
+    """Log each error the pooler sends to a client."""
+
+
+class Settings(Section):
+    """The whole configuration."""
+
+    listen: Listen = Listen()
+    """Where clients connect to."""
+    tcp: Tcp = Tcp()
+    """Options of TCP connections, of clients and of servers."""
+    auth: Auth = Auth()
+    """How clients log in."""
+    limits: Limits = Limits()
+    """Upper bounds on connections, across pools."""
+    timeouts: Timeouts = Timeouts()
+    """How long things may take."""
+    defaults: Defaults = Defaults()
+    """Settings of pools, for databases and users that do not set their own."""
+    databases: dict[str, Database] = Field(default={})
+    """Databases by the name clients use; `*` is for every other name."""
+    users: dict[str, User] = Field(default={})
+    """Users by name."""
+    metrics: Metrics = Metrics()
+    """The HTTP endpoint for Prometheus and probes."""
+    logging: Logging = Logging()
+    """What is logged, and how."""
