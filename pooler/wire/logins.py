@@ -1,0 +1,439 @@
+"""The two login dialogues, as generators: bytes in, bytes out, no matter how they travel.
+
+A dialogue yields either `bytes` to write or a request, and is resumed with the answer:
+
+    yields                          is sent
+    bytes                           None, once they are on their way
+    Packet                          the body of the next packet of the start-up phase (no kind)
+    Message                         (kind, body) of the next message
+    Find(user, database, ...)       the `Account`; or an exception is thrown in, which comes out
+
+`Packet.take` and `Message.take` cut the answer from the bytes received so far, and raise as soon
+as those cannot become one: a driver waits for no more than it must. Bytes behind the answer are
+the next request's, and behind the last one the session's.
+
+A dialogue returns its result, or raises `LoginFailed` (what the peer said breaks the rules, or
+proves nothing) or `Refused` (a server's own words). Nothing else comes out, whatever the bytes;
+a driver whose peer is gone closes the generator. No result holds a secret that was typed, and no
+text or repr shows one.
+
+    dialogue = client_login(secrets.token_bytes, key)
+    answer = None
+    while True:
+        try:
+            step = dialogue.send(answer)
+        except StopIteration as done:
+            return done.value
+        answer = ...                # written, cut from what came, or found
+
+Source: PostgreSQL documentation, "Message Flow", "Start-up"; `src/backend/tcop/backend_startup.c`,
+`libpq/auth.c`, and libpq's `fe-auth.c`, `fe-connect.c` for the other role.
+"""
+
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, TypeAlias, TypeVar
+
+from pooler.wire import build, codes, parse, passwords, scram
+from pooler.wire.parse import CancelRequest, Malformed
+
+Method: TypeAlias = Literal["trust", "password", "md5", "scram-sha-256"]
+Random: TypeAlias = Callable[[int], bytes]
+"""Returns that many random bytes; `secrets.token_bytes`, but for tests."""
+
+SERVER_LIMIT: Final = 65_535  # bytes of a server's message during login; libpq: 30,000 for errors
+SERVER_MESSAGES: Final = 1_000  # in one login: some dozens are usual, login triggers may add some
+
+
+class LoginFailed(Exception):
+    """The peer broke the protocol or did not prove who it is.
+
+    `text` and `sqlstate` may be told to a client; `cause` is for the log only.
+    """
+
+    def __init__(self, sqlstate: str, text: str, cause: str = "") -> None:
+        super().__init__(text)
+        self.sqlstate = sqlstate
+        self.text = text
+        self.cause = cause
+
+
+class Refused(Exception):
+    """The server ended the login with an ErrorResponse; `fields` by their one-letter code."""
+
+    def __init__(self, fields: dict[str, str]) -> None:
+        super().__init__(fields.get("M", "the server refused the connection without a message"))
+        self.fields = fields
+
+
+# -- requests
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """The next packet of the start-up phase, please: a length, no kind."""
+
+    limit: int = codes.STARTUP_LIMIT
+    """Bytes of body at most."""
+
+    def take(self, data: bytes | bytearray) -> tuple[bytes, int] | None:
+        """Return the packet's body and its length on the wire; None: more has to come."""
+        if len(data) < 4:
+            return None
+        size = int.from_bytes(data[:4], "big")
+        if not 8 <= size <= self.limit + 4:
+            raise LoginFailed(codes.PROTOCOL_VIOLATION, "invalid length of startup packet")
+        return (bytes(data[4:size]), size) if len(data) >= size else None
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """The next message, please, which has to be of one of these kinds."""
+
+    kinds: bytes
+    awaited: str
+    """What it is, for the error when it is something else."""
+    limit: int
+    """Bytes of body at most."""
+
+    def take(self, data: bytes | bytearray) -> tuple[tuple[int, bytes], int] | None:
+        """Return (kind, body) and the length on the wire; None: more has to come."""
+        if not data:
+            return None
+        kind = data[0]
+        if kind not in self.kinds:
+            raise LoginFailed(
+                codes.PROTOCOL_VIOLATION, f"expected {self.awaited}, got message type {kind}"
+            )
+        if len(data) < codes.HEADER:
+            return None
+        size = int.from_bytes(data[1:5], "big") + 1
+        if not codes.HEADER <= size <= self.limit + codes.HEADER:
+            raise LoginFailed(
+                codes.PROTOCOL_VIOLATION,
+                f"invalid length {size - 1} of message type {chr(kind)!r}",
+            )
+        return ((kind, bytes(data[5:size])), size) if len(data) >= size else None
+
+
+@dataclass(frozen=True, slots=True)
+class Find:
+    """Who is this, please, and how must he prove it?"""
+
+    user: str
+    database: str
+    parameters: dict[str, str]
+    """All of the StartupMessage's, user and database included as they were sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """The answer to `Find`."""
+
+    method: Method
+    secret: str | None = field(default=None, repr=False)
+    """What is stored: plain, md5 or SCRAM verifier; None for an unknown user, who is led through
+    the whole dialogue like any other and then refused (unless the method is trust)."""
+
+
+Request: TypeAlias = Packet | Message | Find
+_T = TypeVar("_T")
+Dialogue: TypeAlias = Generator[bytes | Request, Any, _T]
+
+
+# -- a client logs in: we are the server
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """Who logged in. AuthenticationOk is still to be sent, so a refusal can still come."""
+
+    user: str
+    database: str
+    parameters: dict[str, str]
+    """All of the StartupMessage's, user and database included as they were sent."""
+    minor: int
+    """The protocol's minor version in force, 0 or 2."""
+    method: Method
+    """How the client proved who he is: md5 becomes scram-sha-256 where a verifier is stored."""
+
+
+def client_login(random: Random, key: bytes) -> Dialogue[Login | CancelRequest]:
+    """Lead a client to its login, or return its CancelRequest.
+
+    `key` is a secret, the same for all logins: the salts of users without a SCRAM verifier hang
+    on it (see `scram.user_salt`).
+
+    The caller answers `Find`, and after the result sends AuthenticationOk, the parameters, a key
+    and ReadyForQuery. It writes a LoginFailed's text as a FATAL ErrorResponse and closes.
+    """
+    try:
+        first = yield from _first_packet()
+        if isinstance(first, CancelRequest):
+            return first
+        minor = min(first.minor, codes.NEWEST_MINOR)
+        if minor == codes.RESERVED_MINOR:
+            minor = 0
+        if first.minor > codes.NEWEST_MINOR or first.options:
+            yield build.negotiate_protocol_version(minor, first.options)
+        parameters = first.parameters
+        user = parameters.get("user", "")
+        if not user:
+            raise LoginFailed(
+                codes.INVALID_AUTHORIZATION,
+                "no PostgreSQL user name specified in startup packet",
+            )
+        database = parameters.get("database", "") or user
+        account: Account = yield Find(user, database, parameters)
+        method = yield from _check(user, account, random, key)
+        return Login(user, database, parameters, minor, method)
+    except Malformed as broken:
+        raise LoginFailed(codes.PROTOCOL_VIOLATION, str(broken)) from None
+
+
+def _first_packet() -> Dialogue[parse.Startup | CancelRequest]:
+    refused: list[int] = []
+    while True:
+        body: bytes = yield Packet()
+        packet = parse.first_packet(body)
+        if not isinstance(packet, parse.EncryptionRequest):
+            return packet
+        code = packet.code
+        if code in refused:
+            # PostgreSQL's words: a second request is read as a version
+            raise LoginFailed(
+                codes.FEATURE_NOT_SUPPORTED,
+                f"unsupported frontend protocol {code >> 16}.{code & 0xFFFF}: "
+                f"server supports 3.0 to 3.{codes.NEWEST_MINOR}",
+            )
+        refused.append(code)
+        yield b"N"
+
+
+def _wrong_password(user: str, cause: str) -> LoginFailed:
+    return LoginFailed(
+        codes.INVALID_PASSWORD, f'password authentication failed for user "{user}"', cause
+    )
+
+
+def _check(user: str, account: Account, random: Random, key: bytes) -> Dialogue[Method]:
+    """Have the client prove who he is; return the method used."""
+    secret = account.secret or None  # an empty password is none, as in PostgreSQL
+    kind = None if secret is None else passwords.kind_of(secret)
+    if account.method == "trust":
+        return "trust"
+    if account.method == "password":
+        yield from _check_password(user, secret, key)
+        return "password"
+    if account.method == "md5" and kind is not passwords.Kind.SCRAM:
+        yield from _check_md5(user, secret, random, key)
+        return "md5"
+    yield from _check_scram(user, secret, random, key)
+    return "scram-sha-256"
+
+
+def _from_client(awaited: str) -> Dialogue[bytes]:
+    answer: tuple[int, bytes] = yield Message(bytes([codes.PASSWORD]), awaited, codes.AUTH_LIMIT)
+    return answer[1]
+
+
+def _password() -> Dialogue[str]:
+    body = yield from _from_client("password response")
+    typed = parse.text(parse.password(body))
+    if not typed:
+        raise LoginFailed(codes.INVALID_PASSWORD, "empty password returned by client")
+    return typed
+
+
+def _check_password(user: str, secret: str | None, key: bytes) -> Dialogue[None]:
+    yield build.authentication(codes.AUTH_CLEARTEXT)
+    typed = yield from _password()
+    if secret is None:
+        scram.mock_verifier(key, user).matches(typed)  # takes as long as a real one
+        raise _wrong_password(user, "no such user")
+    if not passwords.matches(secret, user, typed):
+        raise _wrong_password(user, "wrong password")
+
+
+def _check_md5(user: str, secret: str | None, random: Random, key: bytes) -> Dialogue[None]:
+    salt = random(4)
+    yield build.authentication(codes.AUTH_MD5, salt)
+    typed = yield from _password()
+    if secret is None:
+        raise _wrong_password(user, "no such user")
+    if not passwords.answers_md5(secret, user, salt, typed):
+        raise _wrong_password(user, "wrong password")
+
+
+def _check_scram(user: str, secret: str | None, random: Random, key: bytes) -> Dialogue[None]:
+    yield build.sasl_mechanisms([scram.MECHANISM])
+    body = yield from _from_client("SASL response")
+    mechanism, response = parse.sasl_initial_response(body)
+    if mechanism != scram.MECHANISM:
+        raise Malformed("client selected an invalid SASL authentication mechanism")
+    verifier, cause = _verifier(user, secret, key)
+    exchange = scram.ServerExchange(verifier, random(scram.NONCE_SIZE))
+    yield build.authentication(codes.AUTH_SASL_CONTINUE, exchange.first(response))
+    body = yield from _from_client("SASL response")
+    final = exchange.final(body)
+    if final is None or cause:
+        raise _wrong_password(user, cause or "wrong password")
+    yield build.authentication(codes.AUTH_SASL_FINAL, final)
+
+
+def _verifier(user: str, secret: str | None, key: bytes) -> tuple[scram.Verifier, str]:
+    """Return the verifier to check against, and why that cannot succeed if it cannot."""
+    if secret is None:
+        return scram.mock_verifier(key, user), "no such user"
+    stored = scram.parse_verifier(secret)
+    if stored is not None:
+        return stored, ""
+    if passwords.kind_of(secret) is passwords.Kind.MD5:
+        return scram.mock_verifier(key, user), "an md5 secret cannot serve scram-sha-256"
+    return scram.derive_verifier(secret, scram.user_salt(key, user)), ""
+
+
+# -- we log in to a server: we are the client
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """What a server told us before its first ReadyForQuery."""
+
+    parameters: dict[str, str]
+    """Of its ParameterStatus messages."""
+    pid: int
+    """The process id, with `secret` the key for a CancelRequest; 0 and empty: there is none."""
+    secret: bytes = field(repr=False)
+    minor: int
+    """The protocol's minor version in force."""
+
+
+def server_login(
+    user: str,
+    secret: str | None,
+    parameters: Iterable[tuple[str, str]],
+    random: Random,
+    version: int = codes.PROTOCOL_3_0,
+) -> Dialogue[Welcome]:
+    """Log in to a server, from the StartupMessage to its ReadyForQuery.
+
+    `parameters` are the StartupMessage's besides the user; `secret` is the password, or an md5
+    secret, which answers an md5 request only. The server has to prove that it knows the password
+    where the method lets it (SCRAM).
+    """
+    said = _Server()
+    try:
+        yield build.startup([("user", user), *parameters], version)
+        minor = yield from _authenticate(said, user, secret, random, version & 0xFFFF)
+        return (yield from _welcome(said, minor))
+    except Malformed as broken:
+        raise LoginFailed(codes.PROTOCOL_VIOLATION, f"bad answer to our login: {broken}") from None
+
+
+class _Server:
+    """What a server says during a login; its notices are passed over, its error ends it."""
+
+    def __init__(self) -> None:
+        self.left = SERVER_MESSAGES
+
+    def message(self, kinds: bytes, awaited: str) -> Dialogue[tuple[int, bytes]]:
+        while self.left:
+            self.left -= 1
+            answer: tuple[int, bytes] = yield Message(kinds + b"EN", awaited, SERVER_LIMIT)
+            if answer[0] == codes.ERROR_RESPONSE:
+                raise Refused(parse.report(answer[1]))
+            if answer[0] != codes.NOTICE_RESPONSE:
+                return answer
+        raise LoginFailed(
+            codes.PROTOCOL_VIOLATION, f"the login is not over after {SERVER_MESSAGES} messages"
+        )
+
+    def authentication(self, expected: int) -> Dialogue[bytes]:
+        """Return the data of the Authentication message of that number, which has to come."""
+        answer = yield from self.message(b"R", "authentication request")
+        request, data = parse.authentication(answer[1])
+        if request != expected:
+            raise Malformed(f"expected authentication request {expected}, got {request}")
+        return data
+
+
+def _authenticate(
+    said: _Server, user: str, secret: str | None, random: Random, minor: int
+) -> Dialogue[int]:
+    """Prove who we are; return the minor version in force."""
+    kind, body = yield from said.message(b"Rv", "authentication request")
+    if kind == codes.NEGOTIATE_PROTOCOL_VERSION:
+        offered = parse.negotiate_protocol_version(body)
+        if offered > minor:
+            raise Malformed("the server negotiates a newer protocol than we asked for")
+        minor = 0 if offered == codes.RESERVED_MINOR else offered
+        kind, body = yield from said.message(b"R", "authentication request")
+    request, data = parse.authentication(body)
+    if request == codes.AUTH_OK:
+        return minor
+    if request not in _METHODS:
+        raise LoginFailed(
+            codes.FEATURE_NOT_SUPPORTED,
+            f"the server asks for authentication method {request}, which is not supported",
+        )
+    usable = _METHODS[request][1]
+    if not secret or passwords.kind_of(secret) not in usable:
+        have = passwords.kind_of(secret).value if secret else "none"
+        raise LoginFailed(
+            codes.INVALID_PASSWORD,
+            f'the server asks for {_METHODS[request][0]} of user "{user}", '
+            f"which the configured password (kind: {have}) cannot answer",
+        )
+    if request == codes.AUTH_CLEARTEXT:
+        yield build.password(secret)
+    elif request == codes.AUTH_MD5:
+        if len(data) != 4:
+            raise Malformed("invalid md5 salt")
+        yield build.password(passwords.md5_answer(secret, user, data))
+    else:
+        yield from _prove(said, secret, random, data)
+    yield from said.authentication(codes.AUTH_OK)
+    return minor
+
+
+_METHODS: Final = {
+    codes.AUTH_CLEARTEXT: ("a password", (passwords.Kind.PLAIN,)),
+    codes.AUTH_MD5: ("an md5 answer", (passwords.Kind.PLAIN, passwords.Kind.MD5)),
+    codes.AUTH_SASL: ("a SCRAM-SHA-256 proof", (passwords.Kind.PLAIN,)),
+}
+"""By authentication request: its name, and the kinds of secret that can answer it."""
+
+
+def _prove(said: _Server, secret: str, random: Random, offer: bytes) -> Dialogue[None]:
+    offered = parse.sasl_mechanisms(offer)
+    if scram.MECHANISM not in offered:
+        raise LoginFailed(
+            codes.FEATURE_NOT_SUPPORTED,
+            f"none of the server's SASL mechanisms is supported: {', '.join(offered)}",
+        )
+    exchange = scram.ClientExchange(secret, random(scram.NONCE_SIZE))
+    yield build.sasl_initial_response(scram.MECHANISM, exchange.first())
+    challenge = yield from said.authentication(codes.AUTH_SASL_CONTINUE)
+    yield build.sasl_response(exchange.final(challenge))
+    final = yield from said.authentication(codes.AUTH_SASL_FINAL)
+    if not exchange.verify(final):
+        raise LoginFailed(
+            codes.INVALID_PASSWORD, "the server could not prove that it knows the password"
+        )
+
+
+def _welcome(said: _Server, minor: int) -> Dialogue[Welcome]:
+    parameters: dict[str, str] = {}
+    pid, secret = 0, b""
+    while True:
+        kind, body = yield from said.message(b"SKZ", "ReadyForQuery")
+        if kind == codes.PARAMETER_STATUS:
+            name, value = parse.parameter_status(body)
+            parameters[name] = value
+        elif kind == codes.BACKEND_KEY_DATA:
+            pid, secret = parse.backend_key_data(body)
+        elif body == bytes([codes.IDLE]):
+            return Welcome(parameters, pid, secret, minor)
+        else:
+            raise Malformed("the server is not idle after login")
