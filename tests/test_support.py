@@ -1,12 +1,17 @@
 """The tests' own tools, tried on PostgreSQL with no pooler in between."""
 
 import struct
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.support import rawclient as raw
-from tests.support.pooler import merged
+from tests.support.leftovers import nothing_left_over
+from tests.support.pooler import Pooler, PoolerError, merged
 from tests.support.postgres import PASSWORDS, Postgres
 from tests.support.rawclient import Closed, RawClient, ServerError, kinds, rows
 
@@ -135,6 +140,90 @@ def test_the_end(client: RawClient) -> None:
     client.send(raw.terminate())
     with pytest.raises(Closed):
         client.read()
+
+
+# The pooler as a process, with a stand-in that only logs.
+
+STAND_IN = """
+import json, os, signal, sys, time, yaml
+path = sys.argv[1]
+def log(**fields): print(json.dumps(fields), flush=True)
+def reload(*_):
+    log(level="info", event="reloaded", size=yaml.safe_load(open(path))["size"])
+signal.signal(signal.SIGHUP, reload)
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+config = yaml.safe_load(open(path))
+log(event="listening", address="[::1]:43211")
+log(event="metrics", address="127.0.0.1:43212")
+for fields in config.get("logs", []): log(**fields)
+if config.get("dies"): sys.exit("out of luck")
+log(event="ready")
+while True: time.sleep(60)
+"""
+
+
+class StandIn(Pooler):
+    command = (sys.executable, "-c", STAND_IN)
+
+
+def test_life_of_a_pooler(tmp_path: Path) -> None:
+    pooler = StandIn({"size": 1}, tmp_path)
+    pooler.start()
+    assert (pooler.host, pooler.port, pooler.metrics_port) == ("::1", 43211, 43212)
+    assert pooler.dsn("bob", "x", sslmode="disable") == (
+        f"postgresql://bob:{PASSWORDS['bob']}@[::1]:43211/x?sslmode=disable"
+    )
+    assert pooler.rss > 1_000_000
+    assert pooler.cpu_seconds >= 0
+    for size in (2, 3):
+        assert pooler.reload({"size": size})["size"] == size
+    assert pooler.log_contains(event="reloaded", size=3)
+    assert not pooler.log_contains(event="reloaded", size=4)
+    with pytest.raises(PoolerError, match="waited"):
+        pooler.wait_for_log(0.05, event="never")
+    assert pooler.terminate() == 0
+    pooler.close()
+
+
+def test_a_pooler_that_does_not_start(tmp_path: Path) -> None:
+    pooler = StandIn({"dies": True}, tmp_path)
+    with pytest.raises(PoolerError, match="out of luck"):
+        pooler.start()
+    with pytest.raises(PoolerError, match="died with status 1"):
+        pooler.close()
+
+
+def test_a_killed_pooler_is_as_wanted(tmp_path: Path) -> None:
+    pooler = StandIn({}, tmp_path)
+    pooler.start()
+    pooler.kill()
+    pooler.close()
+
+
+def test_a_logged_bug_is_a_fault(tmp_path: Path) -> None:
+    pooler = StandIn({"logs": [{"level": "error", "event": "bug"}]}, tmp_path)
+    pooler.start()
+    with pytest.raises(PoolerError, match="logged a bug"):
+        pooler.close()
+
+
+# What is left behind.
+
+
+def test_leftovers_are_found() -> None:
+    leftovers = nothing_left_over(grace=0)
+    leftovers.__enter__()
+    folder = tempfile.mkdtemp()
+    with subprocess.Popen(["sleep", "60"]) as sleeper:
+        with pytest.raises(AssertionError) as failure:
+            leftovers.__exit__(None, None, None)
+        sleeper.kill()
+    assert f"process {sleeper.pid} (sleep 60), file {folder}" in str(failure.value)
+
+
+def test_nothing_is_left_over() -> None:
+    with nothing_left_over(grace=0) as folder, tempfile.NamedTemporaryFile() as file:
+        assert Path(file.name).parent == folder
 
 
 # Configurations.

@@ -1,6 +1,5 @@
 """What a test session leaves behind: processes it started, files in its temporary folder."""
 
-import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -8,30 +7,28 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
+import pytest
+
 MARK = "POOLER_TEST_SESSION"
 """An environment variable that our children inherit and by which we know them."""
 
-_GRACE = 5.0  # seconds for what has been told to leave
-
 
 @contextmanager
-def nothing_left_over() -> Iterator[Path]:
-    """Give a temporary folder, made the default one; fail when anything is left at the end."""
+def nothing_left_over(grace: float = 5.0) -> Iterator[Path]:
+    """Give a temporary folder, made the default one; fail when anything is left at the end.
+
+    `grace` is the time, in seconds, for what has been told to leave.
+    """
     mark = uuid4().hex
     with tempfile.TemporaryDirectory(prefix="pooler-test-") as name:
         folder = Path(name)
         folder.chmod(0o711)  # an unprivileged PostgreSQL works below it
-        before = tempfile.tempdir, os.environ.get("TMPDIR")
-        tempfile.tempdir = os.environ["TMPDIR"] = name
-        os.environ[MARK] = mark
-        try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(tempfile, "tempdir", name)
+            patch.setenv("TMPDIR", name)
+            patch.setenv(MARK, mark)
             yield folder
-        finally:
-            del os.environ[MARK], os.environ["TMPDIR"]
-            tempfile.tempdir = before[0]
-            if before[1] is not None:
-                os.environ["TMPDIR"] = before[1]
-        deadline = time.monotonic() + _GRACE
+        deadline = time.monotonic() + grace
         while (
             left := [*_processes(mark, folder), *_files(folder)]
         ) and time.monotonic() < deadline:

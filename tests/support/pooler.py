@@ -44,6 +44,8 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> Config:
 class Pooler:
     """One `python -m pooler CONFIG`; `close` at the end judges how it lived."""
 
+    command: tuple[str, ...] = (sys.executable, "-m", "pooler")
+
     def __init__(self, config: Config, folder: Path, *, options: tuple[str, ...] = ()) -> None:
         # For ever.
         self.config = config
@@ -72,7 +74,7 @@ class Pooler:
         self._write(self.config)
         with self._log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "pooler", *self._options, self.config_path],
+                [*self.command, *self._options, self.config_path],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
