@@ -171,7 +171,7 @@ class Ledger:
         for kind in self.owed[1:]:
             if kind in _ENDS_COPY:
                 return False
-            if kind in _EXTENDED or kind == QUERY or kind == FUNCTION_CALL:
+            if kind in _EXTENDED or kind in (QUERY, FUNCTION_CALL):
                 return True
         return False
 

@@ -66,7 +66,7 @@ class PoolSettings:
     server_idle_timeout: float = 600.0
     server_lifetime: float = 3600.0
     server_connect_timeout: float = 15.0
-    server_login_retry: float = 0.8
+    server_login_retry: float = 0.5
     """Upper bound of the back-off between failed attempts to connect."""
     server_check_delay: float = 30.0
     server_check_query: str = ";"
@@ -84,6 +84,7 @@ class SessionSettings:
     """How one client session is treated, resolved for its (database, client user)."""
 
     pool_mode: PoolMode = PoolMode.TRANSACTION
+    client_login_timeout: float = 60.0
     client_idle_timeout: float = 0.0
     query_wait_timeout: float = 120.0
     query_wait_notify: float = 5.0

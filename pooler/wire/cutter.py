@@ -56,6 +56,8 @@ FROM_CLIENT: Final = _marks(
 FROM_SERVER: Final = _marks(server_replies=COUNT, server_look=STOP, server_quiet=PASS)
 """Marks for what a logged-in server sends."""
 
+_STOP_AT_ALL: Final = bytes(BAD if mark == BAD else STOP for mark in FROM_CLIENT)
+
 _SMALL: Final = bytes(1 if kind in b"SHXEDCc" else 0 for kind in range(256))
 """Client messages held to PQ_SMALL_MESSAGE_LIMIT, as PostgreSQL's SocketBackend does."""
 
@@ -119,6 +121,17 @@ class Cutter:
     def pass_over(self, data: bytes, at: int) -> int:
         """Treat the message that `scan` stopped at as PASS, complete or not, and walk on."""
         return self.scan(data, at + self.size)
+
+
+def peek(data: bytes, at: int) -> tuple[int, int]:
+    """Return kind and whole size of the client's message at `at`, (MORE, 0) without its header."""
+    if at + HEADER > len(data):
+        if at < len(data) and FROM_CLIENT[data[at]] == BAD:
+            raise BadMessage(f"invalid message type {data[at]}")
+        return MORE, 0
+    cutter = Cutter(_STOP_AT_ALL, _SMALL)
+    cutter.scan(data, at)
+    return cutter.stop, cutter.size
 
 
 def client_cutter() -> Cutter:

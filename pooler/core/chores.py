@@ -1,0 +1,56 @@
+"""What we ask a server ourselves, between clients: dialogues as generators.
+
+A chore yields the bytes to send (b"": only wait) and is resumed, once the server has settled,
+with the fields of the ErrorResponse that came meanwhile, None if none did. It returns an
+ErrorResponse's fields, or None when all went well; it raises `Unusable` when the server can be
+given to nobody. Nothing of its replies reaches a client.
+"""
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING
+
+from pooler.core.errors import CloseReason
+from pooler.wire import build, codes
+
+if TYPE_CHECKING:
+    from pooler.core.server import Server
+
+Failure = dict[str, str] | None
+Chore = Generator[bytes, Failure, Failure]
+
+
+class Unusable(Exception):
+    """The server cannot be used any more."""
+
+    def __init__(self, reason: CloseReason, text: str = "") -> None:
+        super().__init__(text or reason.value)
+        self.reason = reason
+        self.text = text
+
+
+def prepare(check_query: str, settings_query: str) -> Chore:
+    """See whether an idle server still answers, and set it as its next client wants."""
+    if check_query:
+        failure = yield build.query(check_query)
+        if failure:
+            raise Unusable(CloseReason.CHECK_FAILED, failure.get("M", ""))
+    if settings_query:
+        return (yield build.query(settings_query))
+    return None
+
+
+def tidy(server: "Server", reset_query: str) -> Chore:
+    """Bring a server whose client has gone back to a clean state, however it was left."""
+    ledger = server.ledger
+    if ledger.copy_in:
+        server.send(build.copy_fail("client connection lost"), bytearray([codes.COPY_FAIL]))
+    if ledger.unsynced or ledger.skipping:
+        server.send(build.SYNC, bytearray([codes.SYNC]))
+    if not ledger.settled:
+        yield b""
+    for sql in ("ROLLBACK" if server.status != codes.IDLE else "", reset_query):
+        if sql:
+            failure = yield build.query(sql)
+            if failure or server.status != codes.IDLE:
+                raise Unusable(CloseReason.NOT_TIDY, (failure or {}).get("M", ""))
+    return None

@@ -1,0 +1,20 @@
+"""What a pool counts: plain integers and sums of seconds, only ever added to."""
+
+
+class Counters:
+    """Totals of one pool since it was made; times are in seconds."""
+
+    def __init__(self) -> None:
+        self.assignments = 0  # times a client was given a server
+        self.queries = 0  # ReadyForQuery passed on: simple queries, Syncs, function calls
+        self.transactions = 0  # of these, those that ended outside a transaction block
+        self.received = 0  # bytes from clients
+        self.sent = 0  # bytes to clients
+        self.errors = 0  # ErrorResponses of servers passed on
+        self.wait_time = 0.0  # clients waiting for a server
+        self.query_time = 0.0  # servers at work on a query
+        self.transaction_time = 0.0  # servers linked to a client
+        self.connects = 0  # servers logged in to
+        self.connect_failures = 0
+        self.cancels = 0  # cancels sent to servers
+        self.timeouts = 0  # query, transaction and waiting times exceeded

@@ -1,0 +1,54 @@
+"""What the core asks of the world outside, and tells it.
+
+One object, handed to whoever needs it. The service subclasses it with sockets and a log; tests
+with a script. Everything here is rare: nothing on the byte path calls it.
+"""
+
+from typing import TYPE_CHECKING
+
+from pooler.core.errors import CloseReason, ServerFault
+
+if TYPE_CHECKING:
+    from pooler.core.client import Client
+    from pooler.core.pool import Pool
+    from pooler.core.server import Server
+
+
+class Edge:
+    """Acts and observations; each one does nothing unless overridden."""
+
+    # -- acts
+
+    def now(self) -> float:
+        """Return a monotonic time in seconds."""
+        raise NotImplementedError
+
+    def random(self) -> float:
+        """Return a random number from 0 up to 1."""
+        raise NotImplementedError
+
+    def wake(self, pool: "Pool") -> None:
+        """Ask `pool.wanted()` soon, and dial what it says."""
+
+    def cancel(self, server: "Server") -> None:
+        """Send a cancel for what `server` does; call its pool's `cancel_over` when that is done."""
+
+    # -- observations
+
+    def client_opened(self, client: "Client") -> None:
+        """A client has been told that it is logged in."""
+
+    def client_closed(self, client: "Client", reason: CloseReason, text: str) -> None:
+        """A client has gone or been sent away; `text` is what it was told, if anything."""
+
+    def server_opened(self, server: "Server") -> None:
+        """A server connection has joined its pool."""
+
+    def server_closed(self, server: "Server", reason: CloseReason, text: str) -> None:
+        """A server connection is closed; `text` is what the server said, if anything."""
+
+    def connect_failed(self, pool: "Pool", host: str, error: ServerFault) -> None:
+        """An attempt to open a server connection failed."""
+
+    def bug(self, where: object, error: BaseException) -> None:
+        """An exception that nobody's bytes can excuse: ours."""

@@ -1,0 +1,780 @@
+"""One pool: the servers of a (database, server user), and the clients that share them.
+
+The only place that links a client to a server and takes them apart. Its rules, which a state
+machine in the tests holds it to:
+
+- every server is in exactly one of `idle`, `working`, `leaving`; links are mutual;
+- nobody waits while a server idles; waiters are served first come, first served;
+- servers of every kind, dials under way included, never exceed what size and gauges allow;
+- a server is idle only when settled, out of any transaction, and with no cancel on its way.
+
+Time limits have one place, `tick`, which the edge calls several times a second.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+from pooler.core import chores, session
+from pooler.core.cancel import CancelKeys
+from pooler.core.client import Client, ClientState
+from pooler.core.counters import Counters
+from pooler.core.errors import (
+    ClientFault,
+    CloseReason,
+    PoolerError,
+    ServerFault,
+    ServerRefused,
+)
+from pooler.core.hosts import Hosts
+from pooler.core.peer import PEER_FULL
+from pooler.core.server import Server, ServerState
+from pooler.core.settings import Host, PoolMode, PoolSettings, Target
+from pooler.wire import build, codes
+
+if TYPE_CHECKING:
+    from pooler.core.edge import Edge
+    from pooler.core.limits import ServerGauge
+
+DIALS_AT_ONCE: Final = 8
+"""Server connections opened in parallel: each costs PostgreSQL a fork and some milliseconds."""
+
+DIALS_PER_SECOND: Final = 100.0
+"""Bound of one pool's rate of new connections, should servers die as fast as they come."""
+
+LEAVE_LIMIT: Final = 5.0
+"""Seconds a server has to end its session before we cut the connection."""
+
+FAILING_LIMIT: Final = 3.0
+"""Seconds of nothing but failed attempts, without any server left, after which those who wait are
+told of a refusal that might have passed (57P03 in a restart, 53300), and logins of anything."""
+
+MATCH_LIMIT: Final = 8
+"""Idle servers looked at for one already set as the client wants."""
+
+
+class Pool:
+    """The servers and clients of one (database, server user)."""
+
+    def __init__(
+        self,
+        name: tuple[str, str],
+        target: Target,
+        settings: PoolSettings,
+        edge: "Edge",
+        keys: CancelKeys,
+        shelf: session.Shelf,
+        gauges: "tuple[ServerGauge, ...]",
+        *,
+        single_use: bool = False,
+    ) -> None:
+        # for ever
+        self.database, self.user = name
+        self.edge = edge
+        self.keys = keys
+        self.shelf = shelf
+        self.gauges = gauges
+        self.single_use = single_use  # replication: a server serves one client and leaves
+        self.counters = Counters()
+        for gauge in gauges:
+            gauge.pools.append(self)
+        # by configuration
+        self.target = target
+        self.settings = settings
+        self.hosts = Hosts(target.hosts, target.load_balance_hosts, edge.random)
+        self.generation = 0  # servers of an older one are not used again
+        self.removed = False  # no longer configured
+        # servers
+        self.idle: deque[Server] = deque()  # last in, first out: the left end is the least used
+        self.working: dict[Server, None] = {}  # preparing, active, tidying
+        self.leaving: dict[Server, None] = {}
+        self.dialing = 0
+        # clients
+        self.clients: dict[Client, None] = {}
+        self.waiting: deque[Client] = deque()  # oldest first; some may have left meanwhile
+        self.lingering: deque[tuple[float, Client]] = deque()  # closed, what they were told unsent
+        # what a client is greeted with: the first server's parameters, and what each set of
+        # startup settings made of them
+        self.welcome: session.Settings | None = None
+        self._welcomes: dict[frozenset[tuple[str, str]], session.Settings] = {}
+        # dialling
+        self._allowance = 0.0
+        self._allowance_at = edge.now()
+        self.failing_since = 0.0
+        self.last_error: ServerFault | None = None
+        self.used_at = edge.now()
+
+    def __repr__(self) -> str:
+        """Show name and occupation."""
+        return (
+            f"<Pool {self.user}@{self.database} idle={len(self.idle)} working={len(self.working)}"
+            f" leaving={len(self.leaving)} dialing={self.dialing} waiting={len(self.waiting)}>"
+        )
+
+    @property
+    def total(self) -> int:
+        """Server connections that PostgreSQL may be counting."""
+        return len(self.idle) + len(self.working) + len(self.leaving) + self.dialing
+
+    def servers(self) -> Iterator[Server]:
+        """All servers, in no particular order."""
+        yield from self.idle
+        yield from self.working
+        yield from self.leaving
+
+    def wake(self) -> None:
+        """Have the edge ask `wanted` soon."""
+        self.edge.wake(self)
+
+    # -- clients come
+
+    def enter(self, client: Client) -> None:
+        """Greet a client that has logged in, at once if we know with what."""
+        self.clients[client] = None
+        self.used_at = self.edge.now()
+        welcome = self._welcome_for(client.wants)
+        if welcome is not None and not self.single_use:
+            client.greet(welcome)
+            self.edge.client_opened(client)
+        else:
+            self.claim(client)
+
+    def _welcome_for(self, wants: session.Settings) -> session.Settings | None:
+        if self.welcome is None or not wants:
+            return self.welcome
+        return self._welcomes.get(frozenset(wants.items()))
+
+    def claim(self, client: Client) -> None:
+        """Give the client a server, now or when its turn comes."""
+        client.waiting_since = self.edge.now()
+        client.notified = False
+        if self.idle and not self._someone_waits():
+            self._link(self._pick(client), client)
+        else:
+            self.waiting.append(client)
+            self.wake()
+
+    def _someone_waits(self) -> bool:
+        waiting = self.waiting
+        while waiting and not _is_waiting(waiting[0]):
+            waiting.popleft()
+        return bool(waiting)
+
+    def _pick(self, client: Client) -> Server:
+        idle = self.idle
+        if self.settings.server_round_robin:
+            return idle.popleft()
+        if idle[-1].settings is not client.wants:
+            for back in range(2, min(len(idle), MATCH_LIMIT) + 1):
+                if idle[-back].settings is client.wants:
+                    server = idle[-back]
+                    del idle[-back]
+                    return server
+        return idle.pop()
+
+    # -- link
+
+    def _link(self, server: Server, client: Client) -> None:
+        now = self.edge.now()
+        counters = self.counters
+        counters.assignments += 1
+        counters.wait_time += now - client.waiting_since
+        client.server = server
+        server.client = client
+        if client.full:
+            server.brake(PEER_FULL)
+        self.working[server] = None
+        server.linked_at = now
+        server.timed_out = None
+        settings = self.settings
+        check = ""
+        if settings.server_check_query and now - server.idle_since >= settings.server_check_delay:
+            check = settings.server_check_query
+        change = ""
+        if server.settings is not client.wants:
+            change = session.difference(server.settings, client.wants, server.base)
+        if check or change:
+            server.move(ServerState.PREPARING)
+            server.deadline = now + settings.server_connect_timeout
+            server.aim = client.wants
+            server.start(chores.prepare(check, change))
+        else:
+            server.settings = client.wants
+            self._start(server, client)
+
+    def _start(self, server: Server, client: Client) -> None:
+        server.move(ServerState.ACTIVE)
+        server.deadline = 0.0
+        if client.state is ClientState.GREETING:
+            self._greet(server, client)
+        else:
+            if client.told is not server.parameters:
+                client.tell(server.parameters)
+            client.go()
+
+    def _greet(self, server: Server, client: Client) -> None:
+        if len(self._welcomes) >= 1000:  # as many sets of startup settings; they are learnt anew
+            self._welcomes.clear()
+        self._welcomes[frozenset(client.wants.items())] = server.parameters
+        if self.single_use:  # it stays with its server, as a session does
+            client.greet(server.parameters)
+            self.edge.client_opened(client)
+            return
+        self._unlink(server, client)
+        client.greet(server.parameters)
+        self.edge.client_opened(client)
+        self._offer(server)
+
+    def _unlink(self, server: Server, client: Client) -> None:
+        server.client = None
+        client.server = None
+        client.unbrake(PEER_FULL)
+        server.unbrake(PEER_FULL)
+        now = self.edge.now()
+        self.counters.transaction_time += now - server.linked_at
+        client.idle_since = server.idle_since = self.used_at = now
+        server.busy_since = 0.0
+
+    # -- release
+
+    def settled(self, server: Server) -> None:
+        """Take the server back if nothing speaks against it; called when it owes nothing."""
+        client = server.client
+        assert client is not None
+        now = self.edge.now()
+        if server.busy_since:
+            self.counters.query_time += now - server.busy_since
+            server.busy_since = 0.0
+        server.idle_since = now
+        mode = client.limits.pool_mode
+        if server.status != codes.IDLE:
+            if mode is PoolMode.STATEMENT:
+                client.fail(
+                    ClientFault(
+                        codes.FEATURE_NOT_SUPPORTED,
+                        "transaction blocks not allowed in statement pooling mode",
+                    ),
+                    CloseReason.STATEMENT_MODE,
+                )
+            return
+        if server.cancels or client.within_message or server.farewell:
+            return
+        server.timed_out = None
+        if mode is PoolMode.SESSION or self.single_use:
+            client.idle_since = now
+            return
+        self._unlink(server, client)
+        self._offer(server)
+        client.rest()
+
+    def _offer(self, server: Server) -> None:
+        """Give a clean server to whoever is next, or keep it idle."""
+        if server.cancels:
+            if server.state is not ServerState.TIDYING:
+                server.move(ServerState.TIDYING)
+            return
+        reason = self._unwanted(server, self.edge.now())
+        if reason is not None:
+            self.close(server, reason)
+            return
+        server.move(ServerState.IDLE)
+        server.deadline = 0.0
+        del self.working[server]
+        if self._someone_waits():
+            self._link(server, self.waiting.popleft())
+            return
+        self.idle.append(server)
+        for gauge in self.gauges:
+            gauge.share()
+
+    def _unwanted(self, server: Server, now: float) -> CloseReason | None:
+        """Return why a server should rather leave than be used again, None if it should not."""
+        settings = self.settings
+        if self.single_use:
+            return CloseReason.SINGLE_USE
+        if self.removed:
+            return CloseReason.DATABASE_REMOVED
+        if server.generation != self.generation:
+            return CloseReason.RENEWED
+        if settings.server_lifetime and now >= server.opened_at + (
+            settings.server_lifetime * server.life
+        ):
+            return CloseReason.SERVER_LIFETIME
+        if self.total - len(self.leaving) > settings.pool_size + settings.reserve_pool_size:
+            return CloseReason.SHRUNK
+        oldest = self.waiting[0].waiting_since if self._someone_waits() else now
+        for gauge in self.gauges:
+            if gauge.limit and gauge.count - gauge.leaving > gauge.limit:
+                return CloseReason.SHRUNK
+            if gauge.owes_older(self, oldest):
+                return CloseReason.EVICTED
+        return None
+
+    # -- chores
+
+    def chore_over(self, server: Server, failure: chores.Failure) -> None:
+        """Go on after a chore: start the client it was for, or offer the tidied server."""
+        client = server.client
+        if failure is None:
+            server.settings = server.aim
+        if client is None:
+            self._offer(server)
+        elif failure is None:
+            self._start(server, client)
+        else:
+            error = ServerRefused(failure)
+            self._unlink(server, client)
+            if client.state is ClientState.GREETING:
+                client.fail(error, CloseReason.LOGIN_FAILED)
+            self._offer(server)
+            if client.state is ClientState.WAITING:
+                client.refuse(error)
+
+    def _tidy(self, server: Server, mode: PoolMode, reason: CloseReason) -> None:
+        """Make an abandoned server clean; cancel what it does unless its client said goodbye."""
+        reset = self.settings.server_reset_query if mode is PoolMode.SESSION else ""
+        if reset:
+            server.aim = session.NONE if "ALL" in reset.upper() else server.settings
+        elif server.ledger.settled and server.status == codes.IDLE:
+            self._offer(server)
+            return
+        server.move(ServerState.TIDYING)
+        if reason is not CloseReason.TERMINATED or self.single_use:
+            server.deadline = self.edge.now() + self.settings.cancel_wait_timeout
+            if server.ledger.owed and not server.ledger.copy_in:
+                self.cancel(server)
+        server.start(chores.tidy(server, reset))
+
+    # -- cancel
+
+    def cancel(self, server: Server) -> None:
+        """Have the edge send a cancel, unless one is on its way; it is not given away till then."""
+        if server.cancels == 0:
+            server.cancels += 1
+            self.counters.cancels += 1
+            self.edge.cancel(server)
+
+    def cancel_over(self, server: Server) -> None:
+        """The cancel has been delivered, or could not be."""
+        server.cancels -= 1
+        if server.chore is not None or not server.ledger.settled:
+            return
+        if server.client is not None and server.state is ServerState.ACTIVE:
+            self.settled(server)
+        elif server.state is ServerState.TIDYING:
+            self._offer(server)
+
+    def cancel_client(self, client: Client) -> None:
+        """Do what a client's own cancel request asks for."""
+        server = client.server
+        if client.state is ClientState.WAITING:
+            if server is None:
+                self.waiting.remove(client)
+                client.refuse(
+                    PoolerError(codes.QUERY_CANCELED, "canceling statement due to user request")
+                )
+        elif client.state is ClientState.ACTIVE and server is not None and server.ledger.owed:
+            self.cancel(server)
+
+    # -- clients and servers go
+
+    def client_gone(self, client: Client, reason: CloseReason, text: str) -> None:
+        """A client has closed: what its server does is not wanted any more."""
+        now = self.edge.now()
+        del self.clients[client]
+        self.keys.forget(client.pid)
+        for gauge in client.gauges:
+            gauge.count -= 1
+        self.used_at = now
+        self.lingering.append((now + LEAVE_LIMIT, client))
+        self.edge.client_closed(client, reason, text)
+        server = client.server
+        if server is None:
+            return
+        within = client.within_message
+        self._unlink(server, client)
+        if server.state is not ServerState.ACTIVE:
+            return  # being prepared: it goes on, for whoever is next
+        if within or server.farewell or self.single_use:
+            if server.ledger.owed and not server.farewell:
+                self.cancel(server)
+            self.close(server, CloseReason.SINGLE_USE if self.single_use else CloseReason.NOT_TIDY)
+        else:
+            self._tidy(server, client.limits.pool_mode, reason)
+
+    def close(self, server: Server, reason: CloseReason, text: str = "") -> None:
+        """Have a server leave; its place is free when its connection has ended."""
+        self._take_out(server)
+        server.move(ServerState.LEAVING)
+        self.leaving[server] = None
+        for gauge in self.gauges:
+            gauge.leaving += 1
+        server.deadline = self.edge.now() + LEAVE_LIMIT
+        server.leaving_for = reason
+        if server.chore is not None:
+            server.chore.close()
+            server.chore = None
+        client = server.client
+        server.leave()
+        self.edge.server_closed(server, reason, text)
+        if client is not None:
+            self._unlink(server, client)
+            self._bereave(client, server)
+
+    def _take_out(self, server: Server) -> None:
+        if server.state is ServerState.IDLE:
+            self.idle.remove(server)
+        elif server.state is ServerState.LEAVING:
+            del self.leaving[server]
+            for gauge in self.gauges:
+                gauge.leaving -= 1
+        else:
+            del self.working[server]
+
+    def _bereave(self, client: Client, server: Server) -> None:
+        """Tell a client that its server is lost, unless nothing was lost with it."""
+        if client.state in (ClientState.WAITING, ClientState.GREETING):
+            self.waiting.appendleft(client)
+            self.wake()
+        elif server.farewell is not None:  # the server's own words have been passed on
+            client.close(CloseReason.SERVER_LOST, server.farewell.get("M", ""))
+        else:
+            client.fail(
+                ServerFault(
+                    codes.CONNECTION_FAILURE,
+                    "server closed the connection unexpectedly",
+                    hint="The server process died or was cut off while it worked for you.",
+                ),
+                CloseReason.SERVER_LOST,
+            )
+
+    def server_gone(self, server: Server) -> None:
+        """A server's connection has ended, expected or not: its place is free."""
+        if server.state is ServerState.CLOSED:
+            return
+        expected = server.state is ServerState.LEAVING
+        self._take_out(server)
+        server.move(ServerState.CLOSED)
+        if server.chore is not None:
+            server.chore.close()
+            server.chore = None
+        if not expected:
+            words = server.farewell.get("M", "") if server.farewell else ""
+            self.edge.server_closed(server, CloseReason.PEER_CLOSED, words)
+        self._free_place()
+        client = server.client
+        if client is not None:
+            self._unlink(server, client)
+            self._bereave(client, server)
+
+    def server_broke(self, server: Server, text: str) -> None:
+        """A server sent what makes no sense, or its last words while nobody used it."""
+        reason = CloseReason.PEER_CLOSED if server.farewell else CloseReason.PROTOCOL_VIOLATION
+        self.close(server, reason, server.farewell.get("M", "") if server.farewell else text)
+
+    def give_up_oldest(self) -> None:
+        """Close the server that is idle for longest: another pool needs its place."""
+        self.close(self.idle[0], CloseReason.EVICTED)
+
+    def _free_place(self) -> None:
+        for gauge in self.gauges:
+            gauge.freed()
+        if self._someone_waits() or self.settings.min_pool_size:
+            self.wake()
+
+    # -- more servers
+
+    def wanted(self) -> int:
+        """Return how many connections should be opened now, limits across pools aside."""
+        settings = self.settings
+        head_waits = self._someone_waits()
+        size = settings.pool_size
+        if (
+            settings.reserve_pool_size
+            and head_waits
+            and self.edge.now() - self.waiting[0].waiting_since >= settings.reserve_pool_timeout
+        ):
+            size += settings.reserve_pool_size
+        room = min(size - self.total, DIALS_AT_ONCE - self.dialing)
+        if room <= 0 or (self.removed and not head_waits):
+            return 0
+        want = min(settings.min_pool_size, size) - (self.total - len(self.leaving))
+        if head_waits:
+            demand = -self.dialing
+            for client in self.waiting:
+                if _is_waiting(client):
+                    demand += 1
+                    if demand >= room:
+                        break
+            want = max(want, demand)
+        return max(0, min(want, room))
+
+    def dial(self) -> Host | None:
+        """Take a place for a new connection; return where to, None if there is nothing to do now.
+
+        The caller answers with `connected` or `dial_failed`, and asks again until None.
+        """
+        if self.wanted() <= 0:
+            return None
+        now = self.edge.now()
+        self._allowance = min(
+            float(DIALS_AT_ONCE),
+            self._allowance + (now - self._allowance_at) * DIALS_PER_SECOND,
+        )
+        self._allowance_at = now
+        if self._allowance < 1.0:
+            return None
+        for gauge in self.gauges:
+            if gauge.full:
+                if self._someone_waits():
+                    gauge.make_room(self)
+                return None
+        host = self.hosts.pick(now)
+        if host is None:
+            return None
+        self._allowance -= 1.0
+        self.dialing += 1
+        for gauge in self.gauges:
+            gauge.count += 1
+        return host
+
+    def connected(self, server: Server) -> None:
+        """Welcome a server that `dial` asked for."""
+        self.dialing -= 1
+        self.hosts.succeeded(server.host)
+        self.failing_since = 0.0
+        self.last_error = None
+        self.counters.connects += 1
+        if self.welcome is None or (not self.idle and not self.working):
+            self.welcome = server.parameters
+            self._welcomes.clear()
+        self.edge.server_opened(server)
+        server.state = ServerState.TIDYING  # from here as any server that comes free
+        self.working[server] = None
+        self._offer(server)
+        self.wake()
+
+    def dial_failed(self, host: Host, error: ServerFault) -> None:
+        """A dial has ended without a server."""
+        self.dialing -= 1
+        now = self.edge.now()
+        self.counters.connect_failures += 1
+        if host in self.hosts.hosts:
+            self.hosts.failed(host, now, self.settings.server_login_retry)
+        self.last_error = error
+        self.edge.connect_failed(self, str(host), error)
+        self._free_place()
+        if self.hosts.all_failing:
+            if not self.failing_since:
+                self.failing_since = now
+            self._refuse_waiters(now)
+        self.wake()
+
+    def _refuse_waiters(self, now: float) -> None:
+        """Tell those who wait what the server said, where waiting longer would not help."""
+        error = self.last_error
+        if error is None or self.idle or self.working or not self.failing_since:
+            return
+        refused = isinstance(error, ServerRefused)
+        passing = not isinstance(error, ServerRefused) or error.passing
+        patient = passing and now - self.failing_since < FAILING_LIMIT
+        if patient:
+            return
+        for client in list(self.waiting):
+            if client.state is ClientState.GREETING:
+                client.fail(error, CloseReason.SERVER_UNAVAILABLE)
+            elif client.state is ClientState.WAITING and refused:
+                self.waiting.remove(client)
+                client.refuse(error)
+
+    # -- configuration
+
+    def configure(self, target: Target, settings: PoolSettings) -> None:
+        """Go on with other settings: sizes apply at once, servers of another target are renewed."""
+        self.removed = False
+        if target != self.target:
+            if target.hosts != self.target.hosts or (
+                target.load_balance_hosts != self.target.load_balance_hosts
+            ):
+                self.hosts = Hosts(target.hosts, target.load_balance_hosts, self.edge.random)
+            self.target = target
+            self.generation += 1
+            self.failing_since = 0.0
+        self.settings = settings
+        self._retire_idle(self.edge.now())
+        self.wake()
+
+    def remove(self) -> None:
+        """Close what nobody needs: the pool is not configured any more."""
+        self.removed = True
+        error = PoolerError(
+            codes.ADMIN_SHUTDOWN,
+            "terminating connection because the database was removed from the pooler",
+        )
+        for client in list(self.clients):
+            if client.state is not ClientState.ACTIVE or client.server is None:
+                client.fail(error, CloseReason.DATABASE_REMOVED)
+        self._retire_idle(self.edge.now())
+
+    @property
+    def empty(self) -> bool:
+        """True when nothing is left of it but its counters."""
+        return not (self.total or self.clients)
+
+    # -- time
+
+    def tick(self) -> None:
+        """Enforce every time limit; called several times a second."""
+        now = self.edge.now()
+        if self.waiting:
+            self._tick_waiting(now)
+        for server in list(self.working):
+            self._tick_server(server, now)
+        for server in list(self.leaving):
+            if now >= server.deadline:
+                server.transport.abort()
+        while self.lingering and self.lingering[0][0] <= now:
+            self.lingering.popleft()[1].transport.abort()
+        self._retire_idle(now)
+        if self.failing_since:
+            self._refuse_waiters(now)
+        if self.wanted() > 0:
+            self.wake()
+
+    def tick_clients(self) -> None:
+        """Enforce the time limits of idle clients; called about once a second."""
+        now = self.edge.now()
+        for client in list(self.clients):
+            limit = client.limits.client_idle_timeout
+            if limit and now - client.idle_since >= limit and _is_idle(client):
+                client.fail(
+                    PoolerError(
+                        codes.IDLE_SESSION_TIMEOUT,
+                        "terminating connection due to client_idle_timeout",
+                    ),
+                    CloseReason.IDLE_TIMEOUT,
+                )
+            if self.removed and _is_idle(client):
+                self.remove()
+
+    def _tick_waiting(self, now: float) -> None:
+        for client in list(self.waiting):
+            if not _is_waiting(client):
+                continue
+            limits = client.limits
+            waited = now - client.waiting_since
+            greeting = client.state is ClientState.GREETING
+            timeout = limits.client_login_timeout if greeting else limits.query_wait_timeout
+            if timeout and waited >= timeout:
+                self.counters.timeouts += 1
+                self.waiting.remove(client)
+                error = self._wait_error(waited, greeting)
+                if greeting:
+                    client.fail(error, CloseReason.LOGIN_TIMEOUT)
+                else:
+                    client.refuse(error)
+            elif (
+                limits.query_wait_notify
+                and not client.notified
+                and not greeting
+                and waited >= limits.query_wait_notify
+            ):
+                client.notified = True
+                client.send(
+                    build.notice(
+                        codes.SUCCESSFUL_COMPLETION,
+                        "no server connection available, query is waiting for one",
+                        detail=str(self.last_error or ""),
+                    )
+                )
+
+    def _wait_error(self, waited: float, greeting: bool) -> PoolerError:
+        what = "client_login_timeout" if greeting else "query_wait_timeout"
+        error = self.last_error
+        if error is not None:
+            return ServerFault(
+                error.sqlstate,
+                f"{what}: no server connection could be opened in {waited:.0f} s: {error}",
+                error.detail,
+                error.hint,
+            )
+        return ServerFault(
+            codes.TOO_MANY_CONNECTIONS,
+            f"{what}: no server connection became free in {waited:.0f} s",
+            hint=f"All {self.settings.pool_size} connections of the pool are in use.",
+        )
+
+    def _tick_server(self, server: Server, now: float) -> None:
+        if server.deadline and now >= server.deadline:
+            client = server.client
+            if client is not None and server.timed_out is not None:
+                client.fail(_timeout_error(server.timed_out), server.timed_out)
+            if server.state is not ServerState.LEAVING:
+                self.close(server, CloseReason.CANCEL_UNANSWERED)
+            return
+        client = server.client
+        if client is None or server.state is not ServerState.ACTIVE:
+            return
+        limits = client.limits
+        settled = server.ledger.settled
+        if settled and server.status == codes.IDLE:
+            return  # a session-mode client at rest
+        reason: CloseReason | None = None
+        if settled and limits.idle_in_transaction_timeout:
+            if now - server.idle_since >= limits.idle_in_transaction_timeout:
+                reason = CloseReason.IDLE_IN_TRANSACTION
+        elif not settled and limits.query_timeout and server.busy_since:
+            if now - server.busy_since >= limits.query_timeout:
+                reason = CloseReason.QUERY_TIMEOUT
+        if limits.transaction_timeout and now - server.linked_at >= limits.transaction_timeout:
+            reason = reason or CloseReason.TRANSACTION_TIMEOUT
+        if reason is None or (server.timed_out is not None and not settled):
+            return
+        self.counters.timeouts += 1
+        server.timed_out = reason
+        if settled:
+            client.fail(_timeout_error(reason), reason)
+        else:
+            server.deadline = now + self.settings.cancel_wait_timeout
+            self.cancel(server)
+
+    def _retire_idle(self, now: float) -> None:
+        """Close idle servers that are not wanted, the least used first."""
+        settings = self.settings
+        unused = (
+            settings.pool_idle_timeout
+            and not self.clients
+            and now - self.used_at >= settings.pool_idle_timeout
+        )
+        for server in list(self.idle):
+            reason = self._unwanted(server, now)
+            if reason is None and unused:
+                reason = CloseReason.POOL_IDLE
+            if (
+                reason is None
+                and settings.server_idle_timeout
+                and now - server.idle_since >= settings.server_idle_timeout
+                and self.total - len(self.leaving) > settings.min_pool_size
+            ):
+                reason = CloseReason.SERVER_IDLE_TIMEOUT
+            if reason is not None and server.state is ServerState.IDLE:
+                self.close(server, reason)
+
+
+def _is_waiting(client: Client) -> bool:
+    return client.server is None and client.state in (ClientState.WAITING, ClientState.GREETING)
+
+
+def _is_idle(client: Client) -> bool:
+    server = client.server
+    if server is None:
+        return client.state is ClientState.IDLE
+    return server.ledger.settled and server.status == codes.IDLE
+
+
+def _timeout_error(reason: CloseReason) -> PoolerError:
+    sqlstate = {
+        CloseReason.IDLE_IN_TRANSACTION: codes.IDLE_IN_TRANSACTION_TIMEOUT,
+        CloseReason.TRANSACTION_TIMEOUT: codes.TRANSACTION_TIMEOUT,
+    }.get(reason, codes.QUERY_CANCELED)
+    return PoolerError(sqlstate, f"terminating connection due to {reason.value}")

@@ -1,0 +1,284 @@
+"""A server connection: what it does now, what it owes, and for whom.
+
+It reads the server's stream just far enough to know when it has settled, and hands every chunk as
+it came to the client it is linked to. The pool alone links and unlinks. Knows no timer: the pool
+asks what is overdue.
+"""
+
+from enum import Enum
+from typing import TYPE_CHECKING, Final
+
+from pooler.core import session
+from pooler.core.chores import Chore, Unusable
+from pooler.core.errors import CloseReason
+from pooler.core.ledger import Ledger
+from pooler.core.peer import PEER_FULL, Peer, Transport
+from pooler.core.settings import Host
+from pooler.wire import build, codes, parse
+from pooler.wire.cutter import END, MORE, BadMessage, server_cutter
+
+if TYPE_CHECKING:
+    from pooler.core.client import Client
+    from pooler.core.pool import Pool
+
+LOOK_LIMIT: Final = 65_536
+"""Bytes of a message kept back until it is whole so that we can read it; a longer one passes."""
+
+
+class ServerState(Enum):
+    """Where a logged-in server connection is in its life; the pool has a collection for each."""
+
+    IDLE = "idle"
+    PREPARING = "tested"  # linked, but first checked, or set as its client wants
+    ACTIVE = "active"  # linked
+    TIDYING = "tidying"  # its client has gone and left something behind
+    LEAVING = "leaving"  # told to go; counted until it has
+    CLOSED = "closed"
+
+
+MOVES: Final[dict[ServerState, tuple[ServerState, ...]]] = {
+    ServerState.IDLE: (
+        ServerState.PREPARING,
+        ServerState.ACTIVE,
+        ServerState.LEAVING,
+        ServerState.CLOSED,
+    ),
+    ServerState.PREPARING: (
+        ServerState.ACTIVE,
+        ServerState.IDLE,
+        ServerState.TIDYING,
+        ServerState.LEAVING,
+        ServerState.CLOSED,
+    ),
+    ServerState.ACTIVE: (
+        ServerState.IDLE,
+        ServerState.TIDYING,
+        ServerState.LEAVING,
+        ServerState.CLOSED,
+    ),
+    ServerState.TIDYING: (ServerState.IDLE, ServerState.LEAVING, ServerState.CLOSED),
+    ServerState.LEAVING: (ServerState.CLOSED,),
+    ServerState.CLOSED: (),
+}
+
+
+class Server(Peer):
+    """One logged-in server connection."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        pool: "Pool",
+        ident: int,
+        host: Host,
+        pid: int,
+        secret: bytes,
+        parameters: dict[str, str],
+        generation: int,
+        now: float,
+        life: float,
+    ) -> None:
+        super().__init__(transport, str(host))
+        # for ever
+        self.pool = pool
+        self.ident = ident
+        self.host = host
+        self.pid = pid
+        self.secret = secret
+        self.generation = generation
+        self.opened_at = now
+        self.life = life  # share of server_lifetime: not all leave at once
+        self.base = pool.shelf.shared({k.lower(): v for k, v in parameters.items()})
+        # what its session is like
+        self.parameters = pool.shelf.shared(parameters)  # as reported, by its own spelling
+        self.settings = session.NONE  # set on it since it was opened
+        self.aim = session.NONE  # what its chore sets
+        self.status: int = codes.IDLE
+        self.ledger = Ledger()
+        # per link
+        self.state = ServerState.IDLE
+        self.client: Client | None = None
+        self.chore: Chore | None = None
+        self.failure: dict[str, str] | None = None  # the last error, while a chore runs
+        self.cancels = 0  # cancels on their way: not to be given to anybody else
+        self.timed_out: CloseReason | None = None
+        self.leaving_for: CloseReason | None = None
+        # stamps, in seconds of the edge's clock; 0.0 for "not now"
+        self.idle_since = now
+        self.linked_at = 0.0
+        self.busy_since = 0.0
+        self.deadline = 0.0  # when patience with a tidying, leaving or cancelled server ends
+        # the stream
+        self._cutter = server_cutter()
+        self._tail = b""  # start of a message kept back until it is whole
+        self.farewell: dict[str, str] | None = None  # the FATAL that the server sent
+
+    def __repr__(self) -> str:
+        """Show id, state and peer."""
+        return f"<Server {self.ident} {self.state.value} {self.name} pid={self.pid}>"
+
+    def move(self, state: ServerState) -> None:
+        """Change the state; an impossible move is a bug."""
+        if state not in MOVES[self.state]:
+            raise AssertionError(f"{self!r} cannot become {state.value}")
+        self.state = state
+
+    @property
+    def within_message(self) -> bool:
+        """True while a message of which a part was passed on is incomplete."""
+        return self._cutter.left > 0
+
+    # -- to the server
+
+    def send(self, data: bytes, kinds: bytearray) -> None:
+        """Write messages of which those of `kinds` are owed something; may be none."""
+        if kinds:
+            self.ledger.sent(kinds)
+        self.transport.write(data)
+
+    def pause_writing(self) -> None:
+        """The server reads slower than its client sends."""
+        self.full = True
+        if self.client is not None:
+            self.client.brake(PEER_FULL)
+
+    def resume_writing(self) -> None:
+        """The server has caught up."""
+        self.full = False
+        if self.client is not None:
+            self.client.unbrake(PEER_FULL)
+
+    def start(self, chore: Chore) -> None:
+        """Run a chore; the pool's `chore_over` or `chore_failed` hears of its end."""
+        self.chore = chore
+        self._resume_chore(first=True)
+
+    def _resume_chore(self, first: bool = False) -> None:
+        chore = self.chore
+        assert chore is not None
+        failure, self.failure = self.failure, None
+        try:
+            data = next(chore) if first else chore.send(failure)
+        except StopIteration as stop:
+            self.chore = None
+            self.pool.chore_over(self, stop.value)
+        except Unusable as unusable:
+            self.chore = None
+            self.pool.close(self, unusable.reason, unusable.text)
+        else:
+            if data:
+                self.send(data, bytearray([data[0]]))
+
+    # -- from the server
+
+    def data_received(self, data: bytes) -> None:
+        """Account for a chunk, and pass it on to the client."""
+        if self.state is ServerState.CLOSED:
+            return
+        if self._tail:
+            data = self._tail + data
+            self._tail = b""
+        try:
+            at = self._walk(data)
+        except (BadMessage, parse.Malformed) as bad:
+            self.pool.server_broke(self, str(bad))
+            return
+        if at < len(data):
+            self._tail = data[at:]
+            data = data[:at]
+        client = self.client
+        if client is not None and self.state is ServerState.ACTIVE and data:
+            client.send(data)
+        if self.ledger.settled and at == len(data) and not self._cutter.left and not self._tail:
+            if self.chore is not None:
+                self._resume_chore()
+            elif client is not None:
+                self.pool.settled(self)
+        elif client is None and (self.ledger.unsure or self.farewell):
+            self.pool.server_broke(self, "a reply that nobody asked for")
+
+    def _walk(self, data: bytes) -> int:
+        """Note what the messages in `data` mean; return where what must be kept back begins."""
+        cutter = self._cutter
+        ledger = self.ledger
+        kinds = cutter.kinds
+        end = len(data)
+        at = cutter.scan(data, 0)
+        while True:
+            if kinds:
+                ledger.replied(kinds)
+                kinds.clear()
+            stop = cutter.stop
+            if stop in (END, MORE):
+                return at
+            size = cutter.size
+            if at + size > end:
+                if size <= LOOK_LIMIT:
+                    return at
+                if stop != codes.ERROR_RESPONSE:
+                    raise BadMessage(f"a message of type {chr(stop)!r} of {size} bytes")
+                ledger.failed()  # its text is too long to be read, not to be passed on
+            elif stop == codes.READY_FOR_QUERY:
+                if size != codes.HEADER + 1:
+                    raise BadMessage("invalid length of ReadyForQuery")
+                self.status = data[at + codes.HEADER]
+                ledger.ready()
+                if self.chore is None:
+                    self.pool.counters.queries += 1
+                    if self.status == codes.IDLE:
+                        self.pool.counters.transactions += 1
+            else:
+                self._look(stop, data[at + codes.HEADER : at + size])
+            at = cutter.pass_over(data, at)
+
+    def _look(self, kind: int, body: bytes) -> None:
+        if kind == codes.COPY_IN_RESPONSE:
+            self.ledger.copy_started()
+        elif kind == codes.PARAMETER_STATUS:
+            self._parameter_changed(*parse.parameter_status(body))
+        else:
+            fields = parse.report(body)
+            if fields.get("V", fields.get("S")) in ("FATAL", "PANIC"):
+                self.farewell = fields
+            else:
+                self.failure = fields
+                self.ledger.failed()
+            self.pool.counters.errors += 1
+
+    def _parameter_changed(self, name: str, value: str) -> None:
+        shelf = self.pool.shelf
+        self.parameters = shelf.shared({**self.parameters, name: value})
+        if not session.settable(name):
+            return
+        setting = {name.lower(): value}
+        if self.state is ServerState.IDLE:  # the server's own configuration was reloaded
+            self.base = shelf.shared({**self.base, **setting})
+        elif self.state is not ServerState.PREPARING:  # SET, or a ROLLBACK that undoes one
+            self.settings = shelf.shared({**self.settings, **setting})
+        client = self.client
+        if client is not None and self.state is ServerState.ACTIVE:
+            client.told = self.parameters
+            client.wants = shelf.shared({**client.wants, **setting})
+
+    def connection_made(self, transport: Transport) -> None:
+        """Nothing to do: the login has been through this transport already."""
+
+    def eof_received(self) -> bool:
+        """Let the transport close: `connection_lost` follows."""
+        return False
+
+    def connection_lost(self, error: BaseException | None) -> None:
+        """The connection has ended, by whoever's doing."""
+        self.pool.server_gone(self)
+
+    # -- leaving
+
+    def leave(self) -> None:
+        """Ask the server to end its session; it closes the connection when it has ended it.
+
+        Its place is free only then: `pg_stat_activity` must never show one too many.
+        """
+        client = self.client
+        if client is None or not client.within_message:
+            self.transport.write(build.TERMINATE)
+        self.transport.write_eof()

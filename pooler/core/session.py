@@ -1,0 +1,137 @@
+"""Session settings: what a client wants, what a server has, and how to go from one to the other.
+
+A set of settings is a `Settings`: a dict by lower-case name that is never changed, shared by all
+who have the same (`Shelf`), so that "is this server set as this client wants" is one `is`.
+
+The statements that apply a difference are the only SQL made from what a client sent. Names are
+quoted as identifiers, and every value that is not plain ASCII without quotes travels in hex:
+CVE-2025-12819 was a search_path replayed unquoted, and quoting by doubling is not safe in every
+client encoding.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from pooler.core.errors import ClientFault
+from pooler.wire import codes
+
+Settings = Mapping[str, str]
+
+NONE: Final[Settings] = {}
+
+_NO_SETTINGS: Final = frozenset(("user", "database", "options", "replication"))
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_ .,:/+\-]*", re.ASCII)
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)*", re.ASCII)
+_READ_ONLY: Final = frozenset(
+    (
+        "in_hot_standby",
+        "integer_datetimes",
+        "is_superuser",
+        "server_encoding",
+        "server_version",
+        "session_authorization",
+    )
+)
+"""Reported by the server, but nothing that a session sets."""
+
+_SHELF_LIMIT: Final = 10_000
+
+
+class Shelf:
+    """Keeps one copy of each distinct set of settings; forgets all when there are too many."""
+
+    def __init__(self) -> None:
+        self._sets: dict[frozenset[tuple[str, str]], Settings] = {}
+
+    def shared(self, settings: Settings) -> Settings:
+        """Return the one copy that equals `settings`."""
+        if not settings:
+            return NONE
+        key = frozenset(settings.items())
+        found = self._sets.get(key)
+        if found is None:
+            if len(self._sets) >= _SHELF_LIMIT:
+                self._sets.clear()
+            found = self._sets[key] = settings
+        return found
+
+
+def settable(name: str) -> bool:
+    """Return whether a reported parameter is one that a session can set."""
+    return name.lower() not in _READ_ONLY
+
+
+def from_startup(parameters: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings that a startup packet asks for, `options` before the rest.
+
+    ClientFault when they cannot be understood.
+    """
+    settings = from_options(parameters.get("options", ""))
+    for name, value in parameters.items():
+        if name not in _NO_SETTINGS:
+            settings[_checked(name)] = value
+    return settings
+
+
+def from_options(options: str) -> dict[str, str]:
+    """Read `options`: `-c name=value`, `-cname=value` and `--name=value`, as PostgreSQL does.
+
+    White space separates and a backslash escapes, as in `pg_split_opts`; a dash in the name of
+    the long form stands for an underscore, as in `ParseLongOption`.
+    """
+    words = [re.sub(r"\\(.)", r"\1", word, flags=re.S) for word in _WORDS.findall(options)]
+    settings: dict[str, str] = {}
+    i = 0
+    while i < len(words):
+        word = words[i]
+        if word == "-c" and i + 1 < len(words):
+            i += 1
+            assignment = words[i]
+        elif word.startswith(("-c", "--")):
+            assignment = word[2:]
+        else:
+            raise ClientFault(
+                codes.FEATURE_NOT_SUPPORTED,
+                f'unsupported startup option "{word}"',
+                hint="Of the server's command-line options, -c name=value and --name=value work.",
+            )
+        name, equals, value = assignment.partition("=")
+        if not equals:
+            raise ClientFault("42601", f"{word} requires a value")
+        settings[_checked(name.replace("-", "_"))] = value
+        i += 1
+    return settings
+
+
+_WORDS: Final = re.compile(r"(?:\\.|[^\s\\])+", re.S)
+
+
+def _checked(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ClientFault("42704", f'unrecognized configuration parameter "{name}"')
+    return name.lower()
+
+
+def difference(has: Settings, wants: Settings, base: Settings) -> str:
+    """Return SQL that turns what a server has into what a client wants, "" if nothing does.
+
+    `base` is what the server reported when it was opened: a name that nobody set has that value.
+    Run as one simple Query, all of it applies or none.
+    """
+    parts: list[str] = []
+    for name in has:
+        if name not in wants:
+            parts.append("RESET " + ".".join(f'"{part}"' for part in name.split(".")))
+    for name, value in wants.items():
+        if has.get(name, base.get(name)) != value:
+            parts.append(f"SELECT pg_catalog.set_config('{name}',{literal(value)},false)")
+    return ";".join(parts)
+
+
+def literal(value: str) -> str:
+    """Return an SQL expression for any text, safe whatever the session's encoding and settings."""
+    if _PLAIN.fullmatch(value):
+        return f"'{value}'"
+    raw = value.encode("utf-8", "surrogateescape").hex()
+    return f"pg_catalog.convert_from(pg_catalog.decode('{raw}','hex'),'UTF8')"
