@@ -60,7 +60,7 @@ if pid=$(head -n 1 "$1/data/postmaster.pid" 2>/dev/null); then
     for _ in 1 2 3 4 5 6 7 8 9 10; do kill -0 "$pid" 2>/dev/null || break; sleep 0.2; done
     kill -KILL "$pid" 2>/dev/null
 fi
-for _ in 1 2 3 4 5; do rm -rf "$1" 2>/dev/null && break; sleep 0.2; done
+for _ in 1 2 3 4 5 6 7 8 9 10; do rm -rf "$1" 2>/dev/null && break; sleep 0.2; done
 """
 
 
@@ -148,6 +148,11 @@ class _Account:
     def own(self, path: Path) -> None:
         if self.uid is not None and self.gid is not None:
             os.chown(path, self.uid, self.gid)
+
+    def can_enter(self, folder: Path) -> bool:
+        visit: list[str | Path] = ["/bin/sh", "-c", 'cd "$1"', "sh", folder]
+        done = subprocess.run(visit, capture_output=True, cwd="/", **self.popen)
+        return done.returncode == 0
 
     def can_run(self, program: Path) -> bool:
         try:
@@ -314,14 +319,18 @@ class EmbeddedPostgres:
     def _make_folder(self) -> None:
         """The temporary folder with its guard, and binaries that the account may run."""
         self.folder = _temporary_folder(self._account)
-        self._guard = subprocess.Popen(
-            ["/bin/sh", "-c", _GUARD, "sh", self.folder],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            start_new_session=True,
-        )
+        try:
+            self._guard = subprocess.Popen(
+                ["/bin/sh", "-c", _GUARD, "sh", self.folder],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                start_new_session=True,
+            )
+        except BaseException:
+            self.folder.rmdir()
+            raise
         self.socket_dir.mkdir(mode=0o700)
         self._account.own(self.socket_dir)
         if not self._account.can_run(self.bin_dir / "postgres"):
@@ -433,12 +442,14 @@ def _temporary_folder(account: _Account) -> Path:
             folder = Path(tempfile.mkdtemp(prefix="pooler-pg-", dir=parent))
         except OSError:
             continue
-        if account.uid is not None:
-            folder.chmod(0o711)
-        visit: list[str | Path] = ["/bin/sh", "-c", 'cd "$1"', "sh", folder]
-        visited = subprocess.run(visit, cwd="/", capture_output=True, **account.popen)
-        if len(str(folder)) <= _MAX_FOLDER_PATH and visited.returncode == 0:
-            return folder
+        try:
+            if account.uid is not None:
+                folder.chmod(0o711)
+            if len(str(folder)) <= _MAX_FOLDER_PATH and account.can_enter(folder):
+                return folder
+        except BaseException:  # interrupted; the guard doesn't know of it yet
+            folder.rmdir()
+            raise
         folder.rmdir()
     raise EmbeddedError("no temporary folder that PostgreSQL can use")
 
