@@ -9,7 +9,9 @@ handle them:
   Query too; after an error in a simple Query it skips nothing;
 - CopyDone and CopyFail outside of COPY IN are ignored;
 - during COPY IN a Sync is ignored, so the one that libpq sends right behind its Execute is never
-  answered, while anything but copy data ends the COPY with an error.
+  answered; unless the COPY fails before it reads anything, as one to a view does: then it is;
+- a simple Query can hold several COPY, each with a copy end of its own;
+- any other message during COPY IN ends the connection.
 
 Where the server's reading cannot be told from its replies, `unsure` is set and stays: such a
 server is never settled again, so nobody else gets it.
@@ -18,6 +20,7 @@ server is never settled again, so nobody else gets it.
 from pooler.wire.codes import (
     BIND,
     CLOSE,
+    COMMAND_COMPLETE,
     COPY_DONE,
     COPY_FAIL,
     DESCRIBE,
@@ -91,7 +94,7 @@ class Ledger:
             if kind != SYNC:
                 return
             self.skipping = False
-        elif self.copy_in and kind == SYNC and not self._copy_end_sent():
+        elif self.copy_in and kind == SYNC and len(self.owed) == 1:
             self.swallowed = True
             return
         self.owed.append(kind)
@@ -113,28 +116,30 @@ class Ledger:
                 if asked == EXECUTE and self.copy_in:
                     self._copy_over()
                 self._drop_ignored()
+            elif self.copy_in and kinds[i] == COMMAND_COMPLETE:
+                # Of a COPY in a simple Query, which may go on with another one.
+                self._copy_over()
+                if len(owed) > 1 and owed[1] in _ENDS_COPY:
+                    del owed[1]
 
     def copy_started(self) -> None:
         """Note a CopyInResponse: from here the server ignores Sync until the COPY ends."""
+        owed = self.owed
+        if not owed or owed[0] not in (QUERY, EXECUTE):
+            self.unsure = True  # a COPY that nobody asked for
         self.copy_in = True
         self.swallowed = False
-        owed = self.owed
         while len(owed) > 1 and owed[1] == SYNC:
             del owed[1]
+            self.swallowed = True
         self.unsynced = _ends_unsynced(owed, False)
-        # Behind other messages: whether it is ignored depends on which of them end the COPY.
-        for kind in owed[1:]:
-            if kind in _ENDS_COPY:
-                return
-            if kind == SYNC:
-                self.swallowed = True
 
     def failed(self) -> None:
         """Note an ErrorResponse that does not end the connection."""
         owed = self.owed
         if self.copy_in:
-            if self.swallowed or (owed and owed[0] == QUERY and self._query_within_copy()):
-                self.unsure = True
+            if self.swallowed:
+                self.unsure = True  # whether that Sync will be answered
             self._copy_over()
         if owed and owed[0] not in _EXTENDED:
             return
@@ -163,17 +168,6 @@ class Ledger:
     def _copy_over(self) -> None:
         self.copy_in = False
         self.swallowed = False
-
-    def _copy_end_sent(self) -> bool:
-        return COPY_DONE in self.owed or COPY_FAIL in self.owed
-
-    def _query_within_copy(self) -> bool:
-        for kind in self.owed[1:]:
-            if kind in _ENDS_COPY:
-                return False
-            if kind in _EXTENDED or kind in (QUERY, FUNCTION_CALL):
-                return True
-        return False
 
     def _drop_ignored(self) -> None:
         """Drop copy ends that have come to the front: there is no COPY for them to end."""
