@@ -97,9 +97,11 @@ def _pooler(config: dict[str, object], folder: Path) -> Iterator[subprocess.Pope
     path.write_text(yaml.safe_dump(config, sort_keys=False))
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
         notify.bind(str(folder / "notify"))
+        # Without POOLER_...: those would be taken for settings.
+        inherited = {name: v for name, v in os.environ.items() if not name.startswith("POOLER_")}
         child = subprocess.Popen(
             [sys.executable, "-m", "pooler", path],
-            env={**os.environ, "NOTIFY_SOCKET": str(folder / "notify")},  # as systemd does
+            env={**inherited, "NOTIFY_SOCKET": str(folder / "notify")},  # as systemd does
             start_new_session=True,  # Ctrl-C is ours
         )
         try:

@@ -1,6 +1,6 @@
 """The fixtures of all tests: a PostgreSQL per session, poolers, and what a failed test shows."""
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -72,7 +72,13 @@ def make_database(postgres: Postgres) -> Iterator[Callable[[], str]]:
 class RunWithConfig(Protocol):
     """The type of the fixture `run_with_config`."""
 
-    def __call__(self, *, options: tuple[str, ...] = ..., **overrides: Any) -> Pooler:
+    def __call__(
+        self,
+        *,
+        options: tuple[str, ...] = ...,
+        environment: Mapping[str, str] | None = ...,
+        **overrides: Any,
+    ) -> Pooler:
         """Start a pooler whose configuration is `default_config` with these laid on it."""
 
 
@@ -101,10 +107,16 @@ def run_with_config(
     poolers = request.node.stash.setdefault(_POOLERS, [])
     with ExitStack() as stack:
 
-        def run(*, options: tuple[str, ...] = (), **overrides: Any) -> Pooler:
+        def run(
+            *,
+            options: tuple[str, ...] = (),
+            environment: Mapping[str, str] | None = None,
+            **overrides: Any,
+        ) -> Pooler:
             folder = tmp_path / f"pooler{len(poolers)}"
             folder.mkdir()
-            pooler = Pooler(merged(default_config, overrides), folder, options=options)
+            config = merged(default_config, overrides)
+            pooler = Pooler(config, folder, options=options, environment=environment)
             poolers.append(pooler)
             stack.callback(pooler.close)
             pooler.start()

@@ -9,8 +9,8 @@ from uuid import uuid4
 
 import pytest
 
-MARK = "POOLER_TEST_SESSION"
-"""An environment variable that our children inherit and by which we know them."""
+MARK = "TEST_SESSION_OF_POOLER"
+"""An environment variable that our children inherit; POOLER_... would be taken for a setting."""
 
 
 @contextmanager

@@ -42,16 +42,28 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> Config:
 
 
 class Pooler:
-    """One `python -m pooler CONFIG`; `close` at the end judges how it lived."""
+    """One `python -m pooler CONFIG`; `close` at the end judges how it lived.
+
+    Its environment is ours without POOLER_..., which are settings, and with `environment`.
+    """
 
     command: tuple[str, ...] = (sys.executable, "-m", "pooler")
 
-    def __init__(self, config: Config, folder: Path, *, options: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        config: Config,
+        folder: Path,
+        *,
+        options: tuple[str, ...] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         # For ever.
         self.config = config
         self.folder = folder
         self.config_path = folder / "pooler.yaml"
         self._options = options
+        inherited = {name: v for name, v in os.environ.items() if not name.startswith("POOLER_")}
+        self._environment = {**inherited, **(environment or {})}
         # Per process.
         self._process: subprocess.Popen[bytes] | None = None
         self._expects_end = False
@@ -75,6 +87,7 @@ class Pooler:
         with self._log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 [*self.command, *self._options, self.config_path],
+                env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
