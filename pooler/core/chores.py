@@ -28,6 +28,16 @@ class Unusable(Exception):
         self.text = text
 
 
+def opening(server: "Server", connect_query: str) -> Chore:
+    """Run `connect_query` on a new server, and note what its session is like from the start."""
+    if connect_query:
+        failure = yield build.query(connect_query)
+        if failure or server.status != codes.IDLE:
+            raise Unusable(CloseReason.CONNECT_QUERY, (failure or {}).get("M", ""))
+    server.rebase()
+    return None
+
+
 def prepare(check_query: str, settings_query: str) -> Chore:
     """See whether an idle server still answers, and set it as its next client wants."""
     if check_query:

@@ -62,6 +62,7 @@ class Client(Peer):
         super().__init__(transport, name)
         # for ever
         self.pool = pool
+        self.next_pool: Pool | None = None  # to be moved to when its transaction ends
         self.ident = ident
         self.database = database
         self.user = user

@@ -31,7 +31,7 @@ class Edge:
         """Ask `pool.wanted()` soon, and dial what it says."""
 
     def cancel(self, server: "Server") -> None:
-        """Send a cancel for what `server` does; call its pool's `cancel_over` when that is done."""
+        """Send a cancel for what `server` does; answer with its pool's `cancel_over`."""
 
     # -- observations
 

@@ -92,6 +92,7 @@ class CloseReason(Enum):
     SHRUNK = "pool size reduced"
     EVICTED = "given up for another pool"
     RENEWED = "connection settings changed"
+    CONNECT_QUERY = "connect_query failed"
     NOT_TIDY = "could not be tidied"
     CHECK_FAILED = "server check failed"
     CANCEL_UNANSWERED = "cancel_wait_timeout"

@@ -7,7 +7,7 @@ Back pressure has one place: reading from a peer is paused while any reason bit 
 else pauses a transport.
 """
 
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 PEER_FULL: Final = 1
 """What was read cannot be written on: the other side's buffer is over its limit."""
@@ -42,6 +42,9 @@ class Transport(Protocol):
 
     def resume_reading(self) -> None:
         """Call `data_received` again."""
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """Return what the transport knows of itself, such as "peername"."""
 
     def is_closing(self) -> bool:
         """Return whether it is closed or on the way."""

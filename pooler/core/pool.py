@@ -83,7 +83,7 @@ class Pool:
         self.settings = settings
         self.hosts = Hosts(target.hosts, target.load_balance_hosts, edge.random)
         self.generation = 0  # servers of an older one are not used again
-        self.removed = False  # no longer configured
+        self.ending: tuple[PoolerError, CloseReason] | None = None  # what clients are told
         # servers
         self.idle: deque[Server] = deque()  # last in, first out: the left end is the least used
         self.working: dict[Server, None] = {}  # preparing, active, tidying
@@ -121,6 +121,10 @@ class Pool:
         yield from self.idle
         yield from self.working
         yield from self.leaving
+
+    def oldest_wait(self) -> float:
+        """Return how many seconds the first in line has waited, 0.0 if nobody waits."""
+        return self.edge.now() - self.waiting[0].waiting_since if self._someone_waits() else 0.0
 
     def wake(self) -> None:
         """Have the edge ask `wanted` soon."""
@@ -260,12 +264,16 @@ class Pool:
         if server.cancels or client.within_message or server.farewell:
             return
         server.timed_out = None
-        if mode is PoolMode.SESSION or self.single_use:
+        if self.ending is not None:
+            client.fail(*self.ending)
+        elif mode is PoolMode.SESSION or self.single_use:
             client.idle_since = now
-            return
-        self._unlink(server, client)
-        self._offer(server)
-        client.rest()
+        else:
+            self._unlink(server, client)
+            self._offer(server)
+            if client.next_pool is not None:
+                self.hand_over(client, client.next_pool)
+            client.rest()
 
     def _offer(self, server: Server) -> None:
         """Give a clean server to whoever is next, or keep it idle."""
@@ -292,8 +300,8 @@ class Pool:
         settings = self.settings
         if self.single_use:
             return CloseReason.SINGLE_USE
-        if self.removed:
-            return CloseReason.DATABASE_REMOVED
+        if self.ending is not None:
+            return self.ending[1]
         if server.generation != self.generation:
             return CloseReason.RENEWED
         if settings.server_lifetime and now >= server.opened_at + (
@@ -317,6 +325,8 @@ class Pool:
         client = server.client
         if failure is None:
             server.settings = server.aim
+        if self.welcome is None and not server.settings:
+            self.welcome = server.parameters
         if client is None:
             self._offer(server)
         elif failure is None:
@@ -354,9 +364,11 @@ class Pool:
             self.counters.cancels += 1
             self.edge.cancel(server)
 
-    def cancel_over(self, server: Server) -> None:
-        """The cancel has been delivered, or could not be."""
+    def cancel_over(self, server: Server, *, delivered: bool) -> None:
+        """A cancel has been delivered; or it may still be under way: nobody else gets the server."""
         server.cancels -= 1
+        if not delivered:
+            server.generation = -1
         if server.chore is not None or not server.ledger.settled:
             return
         if server.client is not None and server.state is ServerState.ACTIVE:
@@ -382,6 +394,7 @@ class Pool:
         """A client has closed: what its server does is not wanted any more."""
         now = self.edge.now()
         del self.clients[client]
+        client.next_pool = None
         self.keys.forget(client.pid)
         for gauge in client.gauges:
             gauge.count -= 1
@@ -496,9 +509,11 @@ class Pool:
         ):
             size += settings.reserve_pool_size
         room = min(size - self.total, DIALS_AT_ONCE - self.dialing)
-        if room <= 0 or (self.removed and not head_waits):
+        if room <= 0:
             return 0
-        want = min(settings.min_pool_size, size) - (self.total - len(self.leaving))
+        want = 0
+        if self.ending is None:
+            want = min(settings.min_pool_size, size) - (self.total - len(self.leaving))
         if head_waits:
             demand = -self.dialing
             for client in self.waiting:
@@ -541,17 +556,18 @@ class Pool:
     def connected(self, server: Server) -> None:
         """Welcome a server that `dial` asked for."""
         self.dialing -= 1
-        self.hosts.succeeded(server.host)
+        if server.host in self.hosts.hosts:
+            self.hosts.succeeded(server.host)
         self.failing_since = 0.0
         self.last_error = None
         self.counters.connects += 1
-        if self.welcome is None or (not self.idle and not self.working):
-            self.welcome = server.parameters
+        if not self.idle and not self.working:  # perhaps another PostgreSQL than before
+            self.welcome = None
             self._welcomes.clear()
         self.edge.server_opened(server)
-        server.state = ServerState.TIDYING  # from here as any server that comes free
         self.working[server] = None
-        self._offer(server)
+        server.deadline = self.edge.now() + self.settings.server_connect_timeout
+        server.start(chores.opening(server, self.target.connect_query))
         self.wake()
 
     def dial_failed(self, host: Host, error: ServerFault) -> None:
@@ -591,7 +607,7 @@ class Pool:
 
     def configure(self, target: Target, settings: PoolSettings) -> None:
         """Go on with other settings: sizes apply at once, servers of another target are renewed."""
-        self.removed = False
+        self.ending = None
         if target != self.target:
             if target.hosts != self.target.hosts or (
                 target.load_balance_hosts != self.target.load_balance_hosts
@@ -604,17 +620,26 @@ class Pool:
         self._retire_idle(self.edge.now())
         self.wake()
 
-    def remove(self) -> None:
-        """Close what nobody needs: the pool is not configured any more."""
-        self.removed = True
-        error = PoolerError(
-            codes.ADMIN_SHUTDOWN,
-            "terminating connection because the database was removed from the pooler",
-        )
+    def end(self, error: PoolerError, reason: CloseReason) -> None:
+        """Let each client finish its transaction, then tell it `error`; keep no idle server."""
+        self.ending = (error, reason)
         for client in list(self.clients):
-            if client.state is not ClientState.ACTIVE or client.server is None:
-                client.fail(error, CloseReason.DATABASE_REMOVED)
+            if _is_idle(client):
+                client.fail(error, reason)
         self._retire_idle(self.edge.now())
+
+    def hand_over(self, client: Client, other: "Pool") -> None:
+        """Have another pool serve this client, from its next transaction on."""
+        if client.server is not None:
+            client.next_pool = other
+            return
+        client.next_pool = None
+        del self.clients[client]
+        other.clients[client] = None
+        client.pool = other
+        if _is_waiting(client):
+            self.waiting.remove(client)
+            other.claim(client)
 
     @property
     def empty(self) -> bool:
@@ -654,8 +679,6 @@ class Pool:
                     ),
                     CloseReason.IDLE_TIMEOUT,
                 )
-            if self.removed and _is_idle(client):
-                self.remove()
 
     def _tick_waiting(self, now: float) -> None:
         for client in list(self.waiting):

@@ -88,15 +88,15 @@ class Server(Peer):
         self.generation = generation
         self.opened_at = now
         self.life = life  # share of server_lifetime: not all leave at once
-        self.base = pool.shelf.shared({k.lower(): v for k, v in parameters.items()})
         # what its session is like
         self.parameters = pool.shelf.shared(parameters)  # as reported, by its own spelling
+        self.base = session.NONE  # what it has of itself, by lower-case name; see `rebase`
         self.settings = session.NONE  # set on it since it was opened
         self.aim = session.NONE  # what its chore sets
         self.status: int = codes.IDLE
         self.ledger = Ledger()
         # per link
-        self.state = ServerState.IDLE
+        self.state = ServerState.PREPARING
         self.client: Client | None = None
         self.chore: Chore | None = None
         self.failure: dict[str, str] | None = None  # the last error, while a chore runs
@@ -127,6 +127,10 @@ class Server(Peer):
     def within_message(self) -> bool:
         """True while a message of which a part was passed on is incomplete."""
         return self._cutter.left > 0
+
+    def rebase(self) -> None:
+        """Take what the server reports now as what a session has before anybody sets anything."""
+        self.base = self.pool.shelf.shared({k.lower(): v for k, v in self.parameters.items()})
 
     # -- to the server
 

@@ -1,0 +1,129 @@
+"""The command line: parses it, and hands over to the part that does the work.
+
+Exit status: 0 done, 1 it failed, 2 wrong use or a wrong configuration.
+"""
+
+import argparse
+import json
+import os
+import resource
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+import uvloop
+
+import pooler
+from pooler.config import Config, ConfigError, Overrides, json_schema, load
+from pooler.service import Service
+
+FAILED: Final = 1
+MISUSED: Final = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parser, commands = _parser()
+    # `pooler CONFIG` and `pooler --upstream ...` are what one types most: the command is implied.
+    if not given or (given[0] not in (*commands, "-h", "--help", "--version")):
+        given.insert(0, "run")
+    options = parser.parse_args(given)
+    try:
+        status: int = options.command(options)
+    except ConfigError as error:
+        for problem in error.problems:
+            print(problem, file=sys.stderr)
+        return MISUSED
+    return status
+
+
+def _parser() -> tuple[argparse.ArgumentParser, tuple[str, ...]]:
+    parser = argparse.ArgumentParser(
+        prog="pooler",
+        description="A PostgreSQL connection pooler.",
+        epilog="Without a command: `pooler [run] CONFIG` serves. See also the README and docs/.",
+    )
+    parser.add_argument(
+        "--version",
+        action="version",
+        version=f"pooler {pooler.__version__} ({pooler.build_kind()})",
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    run = commands.add_parser("run", help="serve in the foreground (the default command)")
+    _add_configuration(run)
+    run.set_defaults(command=_run)
+
+    check = commands.add_parser("check", help="check a configuration file, and do nothing else")
+    _add_configuration(check)
+    check.set_defaults(command=_check)
+
+    doctor = commands.add_parser("doctor", help="check that each configured database answers")
+    _add_configuration(doctor)
+    doctor.set_defaults(command=_doctor)
+
+    demo = commands.add_parser("demo", help="try it: an embedded PostgreSQL with a pooler in front")
+    demo.add_argument("--port", type=int, help="port to listen on (default: 6432)")
+    demo.add_argument("--metrics", metavar="HOST:PORT", help="address of /metrics")
+    demo.set_defaults(command=_demo)
+
+    schema = commands.add_parser("schema", help="print the JSON Schema of the configuration file")
+    schema.set_defaults(command=_schema)
+    return parser, tuple(commands.choices)
+
+
+def _add_configuration(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", nargs="?", metavar="CONFIG", help="configuration file, YAML")
+    parser.add_argument("--upstream", metavar="URL", help="postgresql://... of the database")
+    parser.add_argument("--listen", metavar="HOST:PORT", help="where clients connect to")
+    parser.add_argument("--metrics", metavar="HOST:PORT", help='address of /metrics, "" for none')
+
+
+def _load(options: argparse.Namespace) -> Config:
+    overrides = Overrides(options.upstream, options.listen, options.metrics)
+    return load(options.config, environ=os.environ, overrides=overrides)
+
+
+def _run(options: argparse.Namespace) -> int:
+    _raise_file_limit()
+    try:
+        uvloop.run(_serve(options))
+    except OSError as error:
+        print(f"pooler: {error}", file=sys.stderr)
+        return FAILED
+    return 0
+
+
+async def _serve(options: argparse.Namespace) -> None:
+    await Service(lambda: _load(options)).run()
+
+
+def _raise_file_limit() -> None:
+    """Allow as many open files as the hard limit does: every connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _check(options: argparse.Namespace) -> int:
+    config = _load(options)
+    print(f"{config.source or 'configuration'}: ok, {len(config.databases)} database(s)")
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from pooler import doctor  # its driver is an optional dependency
+
+    return doctor.run(_load(options))
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from pooler import demo
+
+    return demo.run(options)
+
+
+def _schema(options: argparse.Namespace) -> int:
+    print(json.dumps(json_schema(), indent=2))
+    return 0

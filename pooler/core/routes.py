@@ -1,0 +1,238 @@
+"""From (database, user) to a pool: makes pools, counts clients, lives through reloads.
+
+Pools are keyed by the database's name and the server's user; replication connections have pools
+of their own, whose servers are used once. A reload never drops a client: pools that go on get
+their new settings, clients whose database now has another server user move there when their
+transaction ends, and those of a database that is gone are told so.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from pooler.core import session
+from pooler.core.cancel import CancelKeys
+from pooler.core.client import Client
+from pooler.core.errors import ClientFault, CloseReason, PoolerError
+from pooler.core.limits import Gauge, ServerGauge
+from pooler.core.peer import Transport
+from pooler.core.pool import Pool
+from pooler.core.settings import Route, Target
+from pooler.wire import codes
+
+if TYPE_CHECKING:
+    from pooler.core.edge import Edge
+
+Resolve = Callable[[str, str], Route | None]
+Key = tuple[str, str, str]
+
+FORGET_AFTER: Final = 60.0
+"""Seconds that an empty pool is remembered: its counters, and what to greet clients with."""
+
+
+class Router:
+    """All pools, and the limits across them."""
+
+    def __init__(self, edge: "Edge", randbytes: Callable[[int], bytes]) -> None:
+        self.edge = edge
+        self.keys = CancelKeys(randbytes)
+        self.shelf = session.Shelf()
+        self.pools: dict[Key, Pool] = {}
+        self.clients = Gauge("clients")
+        self.servers = ServerGauge("servers")
+        self._resolve: Resolve = _nowhere
+        self._client_gauges: dict[tuple[str, str], Gauge] = {}
+        self._server_gauges: dict[tuple[str, str], ServerGauge] = {}
+        self._idents = 0
+        self.ending: tuple[PoolerError, CloseReason] | None = None
+
+    def ident(self) -> int:
+        """Return the next number for a client or server."""
+        self._idents += 1
+        return self._idents
+
+    # -- configuration
+
+    def configure(self, resolve: Resolve, max_clients: int, max_servers: int) -> None:
+        """Go by another configuration from now on."""
+        self._resolve = resolve
+        self.clients.limit = max_clients
+        self.servers.limit = max_servers
+        for key, pool in list(self.pools.items()):
+            route = resolve(pool.database, pool.user)
+            if route is not None and route.target.user == pool.user:
+                self._limit(route)
+                pool.configure(_target(route, key[2]), route.pool)
+        for key, pool in list(self.pools.items()):
+            for client in list(pool.clients):
+                self._reroute(client, pool, key[2])
+            route = resolve(pool.database, pool.user)
+            if route is None or route.target.user != pool.user:
+                pool.end(_removed(), CloseReason.DATABASE_REMOVED)
+
+    def _reroute(self, client: Client, pool: Pool, replication: str) -> None:
+        route = self._resolve(client.database, client.user)
+        if route is None:
+            return
+        self._limit(route)
+        client.limits = route.session
+        if route.target.user != pool.user:
+            pool.hand_over(client, self.pool(route, replication))
+
+    def _limit(self, route: Route) -> None:
+        """Bring the limits of a route's database and users up to date."""
+        self._client_gauge("database", route.database, route.session.max_db_client_connections)
+        self._client_gauge("user", route.user, route.session.max_user_client_connections)
+        self._server_gauge("database", route.database, route.pool.max_db_server_connections)
+        self._server_gauge("user", route.target.user, route.pool.max_user_server_connections)
+
+    def _client_gauge(self, kind: str, name: str, limit: int) -> Gauge:
+        gauge = self._client_gauges.setdefault((kind, name), Gauge(f"clients of {kind} {name}"))
+        gauge.limit = limit
+        return gauge
+
+    def _server_gauge(self, kind: str, name: str, limit: int) -> ServerGauge:
+        gauge = self._server_gauges.get((kind, name))
+        if gauge is None:
+            gauge = self._server_gauges[kind, name] = ServerGauge(f"servers of {kind} {name}")
+        gauge.limit = limit
+        return gauge
+
+    # -- pools
+
+    def pool(self, route: Route, replication: str = "") -> Pool:
+        """Return the route's pool, made now if it is the first to ask."""
+        key = (route.database, route.target.user, replication)
+        pool = self.pools.get(key)
+        if pool is None:
+            pool = self.pools[key] = Pool(
+                (route.database, route.target.user),
+                _target(route, replication),
+                route.pool if not replication else replace(route.pool, min_pool_size=0),
+                self.edge,
+                self.keys,
+                self.shelf,
+                (
+                    self.servers,
+                    self._server_gauge(
+                        "database", route.database, route.pool.max_db_server_connections
+                    ),
+                    self._server_gauge(
+                        "user", route.target.user, route.pool.max_user_server_connections
+                    ),
+                ),
+                single_use=bool(replication),
+            )
+            pool.wake()
+        return pool
+
+    def prune(self) -> None:
+        """Forget pools that have been empty for a while: clients choose the names behind `*`."""
+        now = self.edge.now()
+        for key, pool in list(self.pools.items()):
+            warm = pool.settings.min_pool_size and pool.ending is None
+            if pool.empty and not warm and now - pool.used_at >= FORGET_AFTER:
+                del self.pools[key]
+                for gauge in pool.gauges:
+                    gauge.pools.remove(pool)
+        for name, clients in list(self._client_gauges.items()):
+            if not clients.count:
+                del self._client_gauges[name]
+        for name, servers in list(self._server_gauges.items()):
+            if not servers.pools:
+                del self._server_gauges[name]
+
+    # -- clients
+
+    def admit(
+        self,
+        transport: Transport,
+        name: str,
+        database: str,
+        user: str,
+        parameters: Mapping[str, str],
+        minor: int,
+    ) -> Client:
+        """Return the client that has logged in, counted and on its way into its pool.
+
+        The caller makes it the transport's protocol, and then calls `pool.enter`. PoolerError
+        says why not: no such database, too many clients, startup parameters beyond reason.
+        """
+        if self.ending is not None:
+            raise PoolerError(codes.CANNOT_CONNECT_NOW, "the pooler is shutting down")
+        route = self._resolve(database, user)
+        if route is None:
+            raise ClientFault(codes.INVALID_DATABASE, f'database "{database}" does not exist')
+        replication = _replication(parameters.get("replication", ""))
+        wants = session.from_startup(parameters)
+        session_limits = route.session
+        gauges = (
+            self.clients,
+            self._client_gauge("database", database, session_limits.max_db_client_connections),
+            self._client_gauge("user", user, session_limits.max_user_client_connections),
+        )
+        limits = (
+            "max_client_connections",
+            f'max_client_connections of database "{database}"',
+            f'max_client_connections of user "{user}"',
+        )
+        for gauge, limit in zip(gauges, limits, strict=True):
+            if gauge.full:
+                raise ClientFault(
+                    codes.TOO_MANY_CONNECTIONS, f"no more connections allowed ({limit})"
+                )
+        pool = self.pool(route, replication)
+        client = Client(
+            transport,
+            name,
+            pool,
+            self.ident(),
+            database,
+            user,
+            session_limits,
+            minor,
+            wants,
+            gauges,
+            self.edge.now(),
+        )
+        for gauge in gauges:
+            gauge.count += 1
+        return client
+
+    # -- the end
+
+    def end(self, error: PoolerError, reason: CloseReason) -> None:
+        """Let every client finish its transaction, then tell it `error`; admit nobody."""
+        self.ending = (error, reason)
+        for pool in list(self.pools.values()):
+            pool.end(error, reason)
+
+
+def _nowhere(database: str, user: str) -> Route | None:
+    return None
+
+
+def _target(route: Route, replication: str) -> Target:
+    if not replication:
+        return route.target
+    startup = (*route.target.startup, ("replication", replication))
+    return replace(route.target, startup=startup)
+
+
+def _removed() -> PoolerError:
+    return PoolerError(
+        codes.ADMIN_SHUTDOWN,
+        "terminating connection because its database is no longer configured in the pooler",
+    )
+
+
+def _replication(value: str) -> str:
+    """Return "true" or "database" for a replication connection, "" for another."""
+    word = value.lower()
+    if word == "database":
+        return word
+    if word in ("true", "on", "yes", "1"):
+        return "true"
+    if word in ("", "false", "off", "no", "0"):
+        return ""
+    raise ClientFault("22023", f'invalid value for parameter "replication": "{value}"')

@@ -1,0 +1,109 @@
+"""Runs a login dialogue (`pooler.wire.logins`) on a connection, as its asyncio protocol.
+
+Cuts what comes into the answers that the dialogue asks for. Subclasses say what becomes of its
+end, and answer `Find`.
+"""
+
+import asyncio
+from typing import Any, Final, Generic, TypeVar, cast
+
+from pooler.wire.logins import Account, Dialogue, Find, LoginFailed, Message, Packet, Refused
+
+T = TypeVar("T")
+
+BUFFER_LIMIT: Final = 131_072
+"""Bytes received ahead of the dialogue above which reading is paused."""
+
+
+class DialogueProtocol(asyncio.Protocol, Generic[T]):
+    """A connection during its login."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, dialogue: Dialogue[T]) -> None:
+        self._dialogue: Dialogue[T] = dialogue
+        self._buffer = bytearray()
+        self._request: Packet | Message | None = None
+        self._over = False
+
+    # -- for subclasses
+
+    def find(self, request: Find) -> Account:
+        """Return who wants to log in, and how they must prove it."""
+        raise NotImplementedError
+
+    def succeeded(self, result: T, rest: bytes) -> None:
+        """Take the dialogue's result, and the bytes that came behind its last message."""
+        raise NotImplementedError
+
+    def failed(self, error: LoginFailed | Refused) -> None:
+        """Take why the dialogue failed."""
+        raise NotImplementedError
+
+    def cut_off(self, error: BaseException | None) -> None:
+        """The connection ended before the dialogue did."""
+        raise NotImplementedError
+
+    # -- asyncio
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by type
+        self._step(None)
+
+    def data_received(self, data: bytes) -> None:
+        """Answer the dialogue as far as `data` goes."""
+        if self._over:
+            return
+        self._buffer += data
+        while self._request is not None:
+            try:
+                taken = self._request.take(self._buffer)
+            except LoginFailed as error:
+                self.stop()
+                self.failed(error)
+                return
+            if taken is None:
+                break
+            answer, size = taken
+            del self._buffer[:size]
+            self._request = None
+            self._step(answer)
+        if len(self._buffer) > BUFFER_LIMIT:  # more than any one answer: it cannot be honest
+            self.stop()
+            self.failed(LoginFailed("08P01", "too much data before the end of the login"))
+
+    def connection_lost(self, error: BaseException | None) -> None:
+        """Close the dialogue, if it is still open."""
+        if not self._over:
+            self.stop()
+            self.cut_off(error)
+
+    # -- the dialogue
+
+    def stop(self) -> None:
+        """End the dialogue; nothing more will be heard of it."""
+        self._over = True
+        self._request = None
+        self._dialogue.close()
+
+    def _step(self, answer: Any) -> None:
+        while True:
+            try:
+                step = self._dialogue.send(answer)
+            except StopIteration as done:
+                self._over = True
+                self.succeeded(done.value, bytes(self._buffer))
+                return
+            except (LoginFailed, Refused) as error:
+                self._over = True
+                self.failed(error)
+                return
+            if isinstance(step, bytes):
+                self.transport.write(step)
+                answer = None
+            elif isinstance(step, Find):
+                answer = self.find(step)
+            else:
+                self._request = step
+                return

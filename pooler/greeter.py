@@ -1,0 +1,104 @@
+"""Greets a new connection: leads it through its login and into its pool, or turns it away."""
+
+import asyncio
+from typing import TYPE_CHECKING, cast
+
+from pooler.core.errors import CloseReason, PoolerError
+from pooler.dialogue import DialogueProtocol
+from pooler.sockets import peer_name, set_options
+from pooler.wire import build, codes
+from pooler.wire.logins import Account, Find, Login, LoginFailed, Refused, client_login
+from pooler.wire.parse import CancelRequest
+
+if TYPE_CHECKING:
+    from pooler.service import Service
+
+
+class Greeter(DialogueProtocol[Login | CancelRequest]):
+    """One connection until it is a client, or gone."""
+
+    def __init__(self, service: "Service") -> None:
+        super().__init__(client_login(service.randbytes, service.login_key))
+        self._service = service
+        self._name = ""
+        self._user = ""
+        self._database = ""
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Start the login and its time limit."""
+        service = self._service
+        self._name = peer_name(transport)
+        set_options(transport, service.config)
+        if not service.greeting(self):
+            cast(asyncio.Transport, transport).abort()
+            return
+        timeout = service.config.timeouts.client_login_timeout
+        if timeout:
+            self._timer = asyncio.get_running_loop().call_later(timeout, self._too_slow)
+        super().connection_made(transport)
+
+    def find(self, request: Find) -> Account:
+        """Look the user up in the configuration."""
+        self._user = request.user
+        self._database = request.database
+        return self._service.account(request.user)
+
+    def succeeded(self, result: Login | CancelRequest, rest: bytes) -> None:
+        """Make a client of the connection, or do what the cancel request asks for."""
+        self._done()
+        service = self._service
+        if isinstance(result, CancelRequest):
+            service.cancel_request(result)
+            self.transport.close()
+            return
+        try:
+            client = service.router.admit(
+                self.transport,
+                self._name,
+                result.database,
+                result.user,
+                result.parameters,
+                result.minor,
+            )
+        except PoolerError as error:
+            self._refuse(error.response(), CloseReason.LOGIN_FAILED, error.text)
+            return
+        self.transport.set_protocol(client)  # type: ignore[arg-type]  # a protocol by shape
+        client.pool.enter(client)
+        if rest:
+            client.data_received(rest)
+
+    def failed(self, error: LoginFailed | Refused) -> None:
+        """Tell the client why it may not come in."""
+        self._done()
+        assert isinstance(error, LoginFailed)
+        response = build.error("FATAL", error.sqlstate, error.text)
+        self._refuse(response, CloseReason.LOGIN_FAILED, error.text, error.cause)
+
+    def cut_off(self, error: BaseException | None) -> None:
+        """Note a connection that ended before it said who it is: a port scan, a health check."""
+        self._done()
+        self._service.refused(
+            self._name, self._database, self._user, CloseReason.PEER_CLOSED, "", ""
+        )
+
+    def turn_away(self, error: PoolerError, reason: CloseReason) -> None:
+        """End the login from our side."""
+        self.stop()
+        self._done()
+        self._refuse(error.response(), reason, error.text)
+
+    def _too_slow(self) -> None:
+        error = PoolerError(codes.PROTOCOL_VIOLATION, "client_login_timeout")
+        self.turn_away(error, CloseReason.LOGIN_TIMEOUT)
+
+    def _refuse(self, response: bytes, reason: CloseReason, text: str, cause: str = "") -> None:
+        self.transport.write(response)
+        self.transport.close()
+        self._service.refused(self._name, self._database, self._user, reason, text, cause)
+
+    def _done(self) -> None:
+        self._service.greeted(self)
+        if self._timer is not None:
+            self._timer.cancel()

@@ -1,0 +1,408 @@
+"""The running pooler: configuration, router, listener, dialer and clock put together.
+
+The only place that knows all the parts. It is the core's `Edge`: what the core asks for is done
+here or handed on, what it reports is logged. A reload applies whole or not at all.
+"""
+
+import asyncio
+import logging
+import random
+import secrets
+import signal
+import time
+from collections.abc import Callable
+from typing import Final, cast
+
+import pooler
+from pooler import logs
+from pooler.config import Change, Config, ConfigError, changes
+from pooler.core.client import Client
+from pooler.core.edge import Edge
+from pooler.core.errors import CloseReason, PoolerError, ServerFault
+from pooler.core.pool import Pool
+from pooler.core.routes import Router
+from pooler.core.server import Server
+from pooler.dialer import Dialer
+from pooler.greeter import Greeter
+from pooler.http import MetricsServer
+from pooler.listener import Listener
+from pooler.notify import notify, reloading
+from pooler.watch import watch
+from pooler.wire import codes
+from pooler.wire.logins import Account
+from pooler.wire.parse import CancelRequest
+
+TICK: Final = 0.1
+"""Seconds between looks at the time limits."""
+SECOND: Final = 10  # ticks
+
+LOGINS_BEYOND_LIMIT: Final = 100
+"""Connections that have not logged in yet, above `max_client_connections`, before new ones are
+dropped unread: enough for the cancels and refusals that must get through when all is full."""
+
+LAST_WORDS: Final = 2.0
+"""Seconds for servers to end their sessions and clients to read why, when all else is done."""
+
+Load = Callable[[], Config]
+
+
+class Service(Edge):
+    """One pooler."""
+
+    def __init__(self, load: Load) -> None:
+        # for ever
+        self._load = load
+        self.config = load()
+        self.login_key = secrets.token_bytes(32)
+        self.randbytes = secrets.token_bytes
+        self.router = Router(self, self.randbytes)
+        self._listener = Listener(lambda: Greeter(self))
+        self._dialer = Dialer(lambda: self.config, self.randbytes, random.random)
+        self._metrics = MetricsServer(self)
+        # now
+        self._greeters: set[Greeter] = set()
+        self._reload_wanted = asyncio.Event()
+        self._stop_wanted = asyncio.Event()
+        self._stop_now = asyncio.Event()
+        # counted
+        self.refusals = 0
+        self.reloads = 0
+        self.failed_reloads = 0
+        self.last_changes: list[Change] = []
+
+    # -- the core's edge
+
+    def now(self) -> float:
+        """Return a monotonic time in seconds."""
+        return time.monotonic()
+
+    def random(self) -> float:
+        """Return a random number from 0 up to 1."""
+        return random.random()
+
+    def wake(self, pool: Pool) -> None:
+        """Have the dialer ask the pool what it wants."""
+        self._dialer.wake(pool)
+
+    def cancel(self, server: Server) -> None:
+        """Have the dialer deliver a cancel."""
+        self._dialer.cancel(server)
+
+    def client_opened(self, client: Client) -> None:
+        """Log it."""
+        if self.config.logging.log_connections:
+            logs.event(logging.INFO, "client connected", **_client(client))
+
+    def client_closed(self, client: Client, reason: CloseReason, text: str) -> None:
+        """Log it: an expected end as information, another as a warning."""
+        quiet = reason in (CloseReason.TERMINATED, CloseReason.PEER_CLOSED, CloseReason.SHUTDOWN)
+        settings = self.config.logging
+        if settings.log_disconnections if quiet else settings.log_pooler_errors:
+            logs.event(
+                logging.INFO if quiet else logging.WARNING,
+                "client closed",
+                **_client(client),
+                reason=reason.value,
+                message=text,
+                seconds=round(self.now() - client.opened_at, 3),
+            )
+
+    def server_opened(self, server: Server) -> None:
+        """Log it."""
+        if self.config.logging.log_connections:
+            logs.event(logging.INFO, "server connected", **_server(server))
+
+    def server_closed(self, server: Server, reason: CloseReason, text: str) -> None:
+        """Log it."""
+        if self.config.logging.log_disconnections:
+            logs.event(
+                logging.INFO,
+                "server closed",
+                **_server(server),
+                reason=reason.value,
+                message=text,
+                seconds=round(self.now() - server.opened_at, 3),
+            )
+
+    def connect_failed(self, pool: Pool, host: str, error: ServerFault) -> None:
+        """Log it."""
+        if self.config.logging.log_pooler_errors:
+            logs.event(
+                logging.WARNING,
+                "server connection failed",
+                database=pool.database,
+                user=pool.user,
+                host=host,
+                sqlstate=error.sqlstate,
+                message=error.text,
+                detail=error.detail,
+            )
+
+    def bug(self, where: object, error: BaseException) -> None:
+        """Log our own mistake, with its traceback."""
+        logs.LOGGER.error("bug", exc_info=error, extra={"fields": {"where": repr(where)}})
+
+    # -- for greeters
+
+    def greeting(self, greeter: Greeter) -> bool:
+        """Count a connection that starts its login; False: there are too many."""
+        limit = self.router.clients.limit
+        if limit and len(self._greeters) + self.router.clients.count >= limit + LOGINS_BEYOND_LIMIT:
+            return False
+        self._greeters.add(greeter)
+        return True
+
+    def greeted(self, greeter: Greeter) -> None:
+        """The login is over, one way or the other."""
+        self._greeters.discard(greeter)
+
+    def account(self, user: str) -> Account:
+        """Return how a user has to prove who they are, and what is known of them."""
+        return Account(self.config.auth.type.value, self.config.secret(user))
+
+    def cancel_request(self, request: CancelRequest) -> None:
+        """Do what a CancelRequest asks for, if its key is right; there is no answer to it."""
+        client = self.router.keys.find(request.pid, request.secret)
+        if client is not None:
+            client.pool.cancel_client(client)
+
+    def refused(
+        self,
+        name: str,
+        database: str,
+        user: str,
+        reason: CloseReason,
+        text: str,
+        cause: str,
+    ) -> None:
+        """Count and log a connection that did not become a client."""
+        self.refusals += 1
+        if self.config.logging.log_pooler_errors:
+            logs.event(
+                logging.INFO if reason is CloseReason.PEER_CLOSED else logging.WARNING,
+                "client refused",
+                address=name,
+                database=database,
+                user=user,
+                reason=reason.value,
+                message=text,
+                cause=cause,
+            )
+
+    # -- for the probes
+
+    def not_ready(self) -> list[str]:
+        """Return why clients should not be sent here, nothing if they should."""
+        if self.router.ending is not None:
+            return ["the pooler is shutting down"]
+        return [
+            f"no server of database {pool.database}, user {pool.user}: {pool.last_error}"
+            for pool in self.router.pools.values()
+            if pool.failing_since and pool.last_error is not None
+        ]
+
+    # -- life
+
+    async def run(self) -> None:
+        """Serve until told to stop; OSError when an address cannot be had."""
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._unhandled)
+        config = self.config
+        logs.set_up(config.logging.format, config.logging.level)
+        logs.event(
+            logging.INFO,
+            "starting",
+            version=pooler.__version__,
+            build=pooler.build_kind(),
+            config=config.source,
+        )
+        self._apply(config)
+        await self._listener.commit(config, self._listener.prepare(config))
+        await self._metrics.open(config)
+        self._report_addresses()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop_asked)
+        loop.add_signal_handler(signal.SIGQUIT, self._stop_now.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
+        tasks = [
+            loop.create_task(self._tick()),
+            loop.create_task(self._reload_when_asked()),
+            loop.create_task(watch(lambda: self.config.files, self._reload_wanted.set)),
+        ]
+        logs.event(logging.INFO, "ready")
+        notify("READY=1")
+        try:
+            await _either(self._stop_wanted, self._stop_now)
+            await self._drain()
+        finally:
+            for task in tasks[1:]:
+                task.cancel()
+            await self._close(tasks[0])
+
+    def _unhandled(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+        """An exception out of a callback is a bug: end the one connection it was about."""
+        error = context.get("exception")
+        protocol = context.get("protocol")
+        if not isinstance(error, BaseException):
+            error = RuntimeError(str(context.get("message")))
+        self.bug(protocol or context.get("message"), error)
+        transport = context.get("transport")
+        if transport is not None:
+            cast(asyncio.Transport, transport).abort()
+
+    def _stop_asked(self) -> None:
+        (self._stop_now if self._stop_wanted.is_set() else self._stop_wanted).set()
+
+    def _apply(self, config: Config) -> None:
+        """Have the core go by `config`, and warm up the pools whose user is known."""
+        self.config = config
+        limits = config.limits
+        self.router.configure(
+            config.resolve, limits.max_client_connections, limits.max_server_connections
+        )
+        for name, database in config.databases.items():
+            if database.user and name != "*":
+                route = config.resolve(name, database.user)
+                if route is not None and route.pool.min_pool_size:
+                    self.router.pool(route)
+
+    def _report_addresses(self) -> None:
+        for address in self._listener.addresses:
+            logs.event(logging.INFO, "listening", address=address)
+        for address in self._metrics.addresses:
+            logs.event(logging.INFO, "metrics", address=address)
+
+    async def _tick(self) -> None:
+        ticks = 0
+        while True:
+            await asyncio.sleep(TICK)
+            ticks += 1
+            for pool in list(self.router.pools.values()):
+                pool.tick()
+                if ticks % SECOND == 0:
+                    pool.tick_clients()
+            if ticks % SECOND == 0:
+                self.router.prune()
+
+    # -- reload
+
+    async def _reload_when_asked(self) -> None:
+        while True:
+            await self._reload_wanted.wait()
+            self._reload_wanted.clear()
+            notify(*reloading())
+            await self.reload()
+            notify("READY=1")
+
+    async def reload(self) -> None:
+        """Load the configuration anew and go by it, or say why not and change nothing."""
+        try:
+            config = self._load()
+            bound = self._listener.prepare(config)
+        except ConfigError as error:
+            self._reload_failed([str(problem) for problem in error.problems])
+            return
+        except OSError as error:
+            self._reload_failed([str(error)])
+            return
+        before = self.config
+        if config.metrics.listen != before.metrics.listen:
+            try:
+                await self._move_metrics(config)
+            except OSError as error:
+                self._listener.discard(bound)
+                self._reload_failed([str(error)])
+                return
+        found = changes(before, config)
+        await self._listener.commit(config, bound)
+        self._apply(config)
+        logs.set_up(config.logging.format, config.logging.level)
+        self.reloads += 1
+        self.last_changes = found
+        logs.event(logging.INFO, "reloaded", changes=[str(change) for change in found])
+        if bound or config.metrics.listen != before.metrics.listen:
+            self._report_addresses()
+
+    def _reload_failed(self, problems: list[str]) -> None:
+        self.failed_reloads += 1
+        logs.event(logging.ERROR, "reload failed", problems=problems)
+
+    async def _move_metrics(self, config: Config) -> None:
+        server = MetricsServer(self)
+        await server.open(config)
+        await self._metrics.close()
+        self._metrics = server
+
+    # -- the end
+
+    async def _drain(self) -> None:
+        """Let clients finish their transactions, for `shutdown_timeout` at most."""
+        timeout = self.config.timeouts.shutdown_timeout
+        logs.event(logging.INFO, "stopping", clients=self.router.clients.count, timeout=timeout)
+        notify("STOPPING=1")
+        self._listener.close()
+        error = PoolerError(
+            codes.ADMIN_SHUTDOWN, "terminating connection due to administrator command"
+        )
+        for greeter in list(self._greeters):
+            greeter.turn_away(error, CloseReason.SHUTDOWN)
+        self.router.end(error, CloseReason.SHUTDOWN)
+        end = self.now() + timeout if timeout else float("inf")
+        while self.router.clients.count and self.now() < end and not self._stop_now.is_set():
+            await asyncio.sleep(TICK / 2)
+        left = self.router.clients.count
+        if left:
+            logs.event(logging.WARNING, "clients cut off", clients=left)
+
+    async def _close(self, tick: "asyncio.Task[None]") -> None:
+        """Close what is left, and wait a moment for the servers to have ended their sessions."""
+        error = PoolerError(
+            codes.ADMIN_SHUTDOWN, "terminating connection due to administrator command"
+        )
+        pools = list(self.router.pools.values())
+        for pool in pools:
+            for client in list(pool.clients):
+                client.fail(error, CloseReason.SHUTDOWN)
+            for server in [*pool.idle, *pool.working]:
+                pool.close(server, CloseReason.SHUTDOWN)
+        end = self.now() + LAST_WORDS
+        while any(pool.leaving for pool in pools) and self.now() < end:
+            if self._stop_now.is_set():
+                break
+            await asyncio.sleep(TICK / 10)
+        tick.cancel()
+        await self._dialer.close()
+        await self._metrics.close()
+        for pool in pools:
+            for server in list(pool.leaving):
+                server.transport.abort()
+        await asyncio.sleep(0)
+        logs.event(logging.INFO, "stopped")
+
+
+async def _either(*events: asyncio.Event) -> None:
+    tasks = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def _client(client: Client) -> dict[str, object]:
+    return {
+        "client": client.ident,
+        "address": client.name,
+        "database": client.database,
+        "user": client.user,
+    }
+
+
+def _server(server: Server) -> dict[str, object]:
+    return {
+        "server": server.ident,
+        "address": server.name,
+        "database": server.pool.database,
+        "user": server.pool.user,
+        "pid": server.pid,
+    }

@@ -1,0 +1,118 @@
+"""Sockets: options of connections, listening addresses, names for people."""
+
+import asyncio
+import contextlib
+import errno
+import grp
+import os
+import socket
+import stat
+from typing import Final, cast
+
+from pooler.config import Settings
+from pooler.core.peer import WRITE_HIGH
+
+_LIVE_CHECK: Final = 1.0  # seconds to find out whether somebody still serves a unix socket
+
+
+def peer_name(transport: asyncio.BaseTransport) -> str:
+    """Return the other end's address; "unix" for a unix socket, which has none."""
+    name = transport.get_extra_info("peername")
+    if not isinstance(name, tuple):
+        return "unix"
+    host, port = name[0], name[1]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def socket_address(sock: socket.socket) -> str:
+    """Return the address a socket listens on."""
+    name = sock.getsockname()
+    if not isinstance(name, tuple):
+        return os.fsdecode(name)
+    return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
+
+
+def set_options(transport: asyncio.BaseTransport, settings: Settings) -> None:
+    """Set a connection's buffer limit, and what the `tcp` section says."""
+    cast(asyncio.WriteTransport, transport).set_write_buffer_limits(high=WRITE_HIGH)
+    sock = transport.get_extra_info("socket")
+    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    tcp = settings.tcp
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, int(tcp.keepalive))
+    for option, value in (
+        (socket.TCP_KEEPIDLE, tcp.keepidle),
+        (socket.TCP_KEEPINTVL, tcp.keepintvl),
+        (socket.TCP_KEEPCNT, tcp.keepcnt),
+        (socket.TCP_USER_TIMEOUT, tcp.user_timeout * 1000),
+    ):
+        if value:
+            sock.setsockopt(socket.IPPROTO_TCP, option, max(1, round(value)))
+
+
+def tcp_sockets(host: str, port: int, *, reuse_port: bool) -> list[socket.socket]:
+    """Return bound sockets for every address of `host` ("*": every interface); OSError."""
+    found = socket.getaddrinfo(
+        None if host == "*" else host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    sockets: list[socket.socket] = []
+    try:
+        for family, kind, protocol, _, address in dict.fromkeys(found):
+            if sockets and port == 0:  # the same port that the system picked for the first
+                address = (address[0], sockets[0].getsockname()[1], *address[2:])
+            try:
+                sock = socket.socket(family, kind, protocol)
+            except OSError as error:
+                if error.errno == errno.EAFNOSUPPORT and len(found) > 1:
+                    continue  # the name has an IPv6 address, the kernel has no IPv6
+                raise
+            sockets.append(sock)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if reuse_port:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.bind(address)
+            sock.setblocking(False)
+    except BaseException:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
+
+
+def unix_socket(directory: str, port: int, mode: int, group: str) -> socket.socket:
+    """Return a bound unix socket at PostgreSQL's name in `directory`; OSError.
+
+    A socket that a dead process left behind is replaced; one that is served is not.
+    """
+    path = os.path.join(directory, f".s.PGSQL.{port}")
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            raise FileExistsError(errno.EEXIST, "not a socket, and in the way", path)
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(_LIVE_CHECK)
+            try:
+                probe.connect(path)
+            except ConnectionRefusedError:
+                os.unlink(path)
+            else:
+                raise OSError(errno.EADDRINUSE, "another process serves this socket", path)
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        before = os.umask(0o777)  # nobody connects before its mode is set
+        try:
+            sock.bind(path)
+        finally:
+            os.umask(before)
+        if group:
+            try:
+                os.chown(path, -1, grp.getgrnam(group).gr_gid)
+            except KeyError:
+                raise OSError(errno.EINVAL, f"no such group: {group}", path) from None
+        os.chmod(path, mode)
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
