@@ -24,7 +24,7 @@ class Clash:
     """What else was looked at."""
 
 
-def is_local(settings: Settings) -> bool:
+def _is_local(settings: Settings) -> bool:
     """True where nobody on another machine can connect."""
     return all(_is_loopback(host) for host in settings.listen.host)
 
@@ -97,7 +97,7 @@ def needs_auth_type(settings: Settings, upstream: bool) -> bool:
 def _logins(settings: Settings, upstream: bool, secrets: Collection[str]) -> Iterator[Clash]:
     looked_at: tuple[Path, ...] = (("users",), ("auth",), ("listen", "host"))
     if needs_auth_type(settings, upstream):
-        if not is_local(settings):
+        if not _is_local(settings):
             yield Clash(
                 ("auth", "type"),
                 f"is not set, and {', '.join(settings.listen.host)} can be reached from other "

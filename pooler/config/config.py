@@ -108,6 +108,9 @@ class Config(Settings):
         timeouts, limits = self.timeouts, self.limits
         return SessionSettings(
             pool_mode=_first(user.pool_mode, db.pool_mode, self.defaults.pool_mode),
+            client_login_timeout=_first(
+                user.client_login_timeout, db.client_login_timeout, timeouts.client_login_timeout
+            ),
             client_idle_timeout=_first(
                 user.client_idle_timeout, db.client_idle_timeout, timeouts.client_idle_timeout
             ),

@@ -5,7 +5,7 @@ mistake, because a misspelt one would be ignored in silence.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from pooler.config.model import Section, Settings
 from pooler.config.problem import Problem, did_you_mean
@@ -18,9 +18,8 @@ TREES = {"POOLER_DATABASES": "databases", "POOLER_USERS": "users"}
 NOT_SETTINGS = frozenset({"POOLER_COMPILE"})
 """Variables that are not about the configuration: how the package was built."""
 
-# Kubernetes sets these in every container of a namespace that has a service called `pooler` (or
-# `pooler-...`), docker --link likewise; PORT without anything after it collides with no setting
-# but through its value.
+# Kubernetes sets these in every container of a namespace that has a service called `pooler` or
+# `pooler-...`. One that ends in _PORT may have the name of a setting: its value, a URL, tells.
 _SERVICE = re.compile(
     r"POOLER_(\w+_)?SERVICE_(HOST|PORT(_\w+)?)|POOLER_(\w+_)?PORT_\d+_(TCP|UDP|SCTP)\w*"
 )
@@ -58,6 +57,11 @@ def expand(text: str, environ: Mapping[str, str]) -> tuple[str, list[tuple[str, 
     return _PLACEHOLDER.sub(replace, text), faults
 
 
+def placeholders(text: str) -> set[str]:
+    """The names of the variables that `text` has placeholders for."""
+    return {match[1] for match in _PLACEHOLDER.finditer(text) if match[1]}
+
+
 def variables() -> dict[str, Path]:
     """Each POOLER_<SECTION>_<KEY> and the path of its setting."""
     return {f"POOLER_{'_'.join(path).upper()}": path for path in _paths()}
@@ -70,20 +74,23 @@ def _paths() -> Iterator[tuple[str, str]]:
             yield from ((name, key) for key in section.model_fields)
 
 
-def overlays(environ: Mapping[str, str]) -> tuple[list[Node], list[Problem]]:
-    """The trees of the variables that are single settings, and a problem for each unknown one."""
+def overlays(environ: Mapping[str, str], used: Collection[str]) -> tuple[list[Node], list[Problem]]:
+    """The trees of the variables that are single settings, and a problem for each unknown one.
+
+    `used`: variables that have a meaning already, since a placeholder names them.
+    """
     known = variables()
     others = {CONFIG, UPSTREAM, *TREES}
     trees: list[Node] = []
     problems: list[Problem] = []
     for name, value in sorted(environ.items()):
-        if not name.startswith("POOLER_") or name in others or name in NOT_SETTINGS:
+        if not name.startswith("POOLER_") or name in others | NOT_SETTINGS:
             continue
         if _SERVICE.fullmatch(name) or (name.endswith("_PORT") and _SERVICE_URL.match(value)):
             continue
         if name in known:
             trees.append(at(known[name], Node(value, Origin(name))))
-        else:
+        elif name not in used:
             hint = did_you_mean(name, [*known, *others])
             problems.append(Problem(name, 0, "", "is not a setting", hint))
     return trees, problems

@@ -69,6 +69,8 @@ class _Loading:
         self.problems: list[Problem] = []
         self.broken: list[Path] = []
         """Settings that have a problem."""
+        self.used: set[str] = set()
+        """Variables the file has placeholders for."""
 
     def run(self, path: str | None, overrides: Overrides) -> Config:
         """The steps of a load, in order."""
@@ -83,12 +85,11 @@ class _Loading:
         tree = reduce(merge, self.from_options(overrides), tree)
         tree = self.passwords(tree)
         settings, found = validate(tree)
-        for broken, problem in found:
-            self.complain(problem, broken)
+        self.complain_all(found)
         stored = self.userlist(tree, settings.auth.file)
         self.check(tree, settings, bool(url), stored)
         if self.problems:
-            raise ConfigError(self.problems)
+            raise ConfigError(sorted(self.problems, key=lambda problem: problem.line))
         if needs_auth_type(settings, bool(url)):
             auth = settings.auth.model_copy(update={"type": AuthType.TRUST})
             settings = settings.model_copy(update={"auth": auth})
@@ -103,6 +104,11 @@ class _Loading:
         """Adds a problem with the setting at `path`."""
         self.problems.append(problem)
         self.broken.append(path)
+
+    def complain_all(self, found: Iterable[tuple[Path, Problem]]) -> None:
+        """Adds what a step found."""
+        for path, problem in found:
+            self.complain(problem, path)
 
     def read(self, file: str, limit: int) -> bytes | str:
         """The file's bytes, or why it can not be read, as a predicate."""
@@ -121,23 +127,22 @@ class _Loading:
         data = self.read(path, MAX_CONFIG)
         if isinstance(data, str):
             raise ConfigError([Problem(path, 0, "", data)])
-        tree, problems = parse(data, path, self.environ)
-        self.problems += problems
+        self.used = environment.placeholders(data.decode(errors="replace"))
+        tree, found = parse(data, path, self.environ)
+        self.complain_all(found)
         if tree is None:
             raise ConfigError(self.problems)
         return tree
 
     def from_environment(self) -> Iterable[Node]:
         """The trees of all POOLER_ variables but the URL."""
-        trees, problems = environment.overlays(self.environ)
+        trees, problems = environment.overlays(self.environ, self.used)
         self.problems += problems
         for name, section in environment.TREES.items():
-            text = self.environ.get(name, "")
-            tree, problems = parse(text.encode(errors="replace"), name, self.environ, hidden=True)
-            self.problems += problems
-            if tree is None:
-                self.broken.append((section,))
-            elif tree.value:
+            data = os.fsencode(self.environ.get(name, ""))
+            tree, found = parse(data, name, self.environ, under=(section,), hidden=True)
+            self.complain_all(found)
+            if tree is not None and tree.value:
                 trees.append(at((section,), tree))
         return trees
 

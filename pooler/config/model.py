@@ -10,7 +10,14 @@ import re
 from enum import Enum
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+)
 
 from pooler.config.units import (
     Count,
@@ -97,7 +104,9 @@ class Auth(Section):
     """How clients log in."""
 
     type: Annotated[
-        AuthType, BeforeValidator(lambda value: "password" if value == "plain" else value)
+        AuthType,
+        BeforeValidator(lambda value: "password" if value == "plain" else value),
+        WithJsonSchema({"enum": [*(member.value for member in AuthType), "plain"]}),
     ] = AuthType.SCRAM
     """How clients prove who they are; `plain` is PgBouncer's name for `password`."""
     file: str = ""
@@ -140,7 +149,7 @@ class Timeouts(Section):
     """Time a client may be idle inside a transaction before it is disconnected."""
     server_connect_timeout: Duration = 15.0
     """Time connecting and logging in to a server may take."""
-    server_login_retry: Duration = 0.8
+    server_login_retry: Duration = 0.5
     """Longest pause between attempts to connect to a server that fails."""
     server_idle_timeout: Duration = 600.0
     """Time a server connection may be idle before it is closed."""
@@ -186,12 +195,13 @@ def inherited(section: type[Section], name: str) -> Any:
     return Field(default=None, description=text, examples=[base.default])
 
 
-class Overrides(Section):
+class Shared(Section):
     """What databases and users can each set; the user's value wins."""
 
     pool_mode: PoolMode | None = inherited(Defaults, "pool_mode")
     pool_size: Positive | None = inherited(Defaults, "pool_size")
     reserve_pool_size: Count | None = inherited(Defaults, "reserve_pool_size")
+    client_login_timeout: Duration | None = inherited(Timeouts, "client_login_timeout")
     client_idle_timeout: Duration | None = inherited(Timeouts, "client_idle_timeout")
     query_wait_timeout: Duration | None = inherited(Timeouts, "query_wait_timeout")
     query_wait_notify: Duration | None = inherited(Timeouts, "query_wait_notify")
@@ -202,7 +212,7 @@ class Overrides(Section):
     )
 
 
-class Database(Overrides):
+class Database(Shared):
     """A database that clients can ask for."""
 
     host: ServerHosts = ("127.0.0.1",)
@@ -221,7 +231,9 @@ class Database(Overrides):
     """Query to run once on each new server connection."""
     settings: dict[ParameterName, str] = Field(default={})
     """Server settings to ask for when connecting, such as search_path."""
-    max_protocol_version: Literal["3.0", "3.2"] = "3.0"
+    max_protocol_version: Annotated[
+        Literal["3.0", "3.2"], WithJsonSchema({"enum": ["3.0", "3.2", 3.0, 3.2]})
+    ] = "3.0"
     """Newest protocol version to ask the server for."""
     max_client_connections: Count | None = inherited(Limits, "max_db_client_connections")
     max_server_connections: Count | None = inherited(Limits, "max_db_server_connections")
@@ -248,7 +260,7 @@ class Database(Overrides):
         return tuple(Host(host, port or self.port) for host, port in split)
 
 
-class User(Overrides):
+class User(Shared):
     """A user, as a client and, for pool settings, as the user of a server connection."""
 
     password: Secret | None = None
@@ -287,25 +299,17 @@ class Logging(Section):
 
 
 class Settings(Section):
-    """The whole configuration."""
+    """Configuration of pooler, a PostgreSQL connection pooler."""
 
     listen: Listen = Listen()
-    """Where clients connect to."""
     tcp: Tcp = Tcp()
-    """Options of TCP connections, of clients and of servers."""
     auth: Auth = Auth()
-    """How clients log in."""
     limits: Limits = Limits()
-    """Upper bounds on connections, across pools."""
     timeouts: Timeouts = Timeouts()
-    """How long things may take."""
     defaults: Defaults = Defaults()
-    """Settings of pools, for databases and users that do not set their own."""
     databases: dict[str, Database] = Field(default={})
     """Databases by the name clients use; `*` is for every other name."""
     users: dict[str, User] = Field(default={})
     """Users by name."""
     metrics: Metrics = Metrics()
-    """The HTTP endpoint for Prometheus and probes."""
     logging: Logging = Logging()
-    """What is logged, and how."""

@@ -7,7 +7,7 @@ or `3.2` means, so that a password of digits or a server setting `jit: off` is t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 Path = tuple[str | int, ...]
@@ -27,7 +27,7 @@ class Node:
 
     value: dict[str, Node] | list[Node] | str | None = field(repr=False)
     origin: Origin
-    shown: str = "the value"
+    shown: str = field(default="the value", repr=False)
     """What an error may call the value: its text as written, never what a variable held."""
     size: int = 1
     """Nodes in this tree with every alias expanded."""
@@ -75,6 +75,19 @@ def plain(node: Node) -> object:
     return node.value
 
 
+def texts(node: Node, path: Path = ()) -> Iterator[tuple[Path, Node, str]]:
+    """Each key and value of the tree, with the path and node it belongs to."""
+    if isinstance(node.value, dict):
+        for key, child in node.value.items():
+            yield (*path, key), child, key
+            yield from texts(child, (*path, key))
+    elif isinstance(node.value, list):
+        for index, child in enumerate(node.value):
+            yield from texts(child, (*path, index))
+    elif node.value is not None:
+        yield path, node, node.value
+
+
 def find(root: Node, path: Path) -> tuple[Path, Node]:
     """The node at `path`, or the last one on the way to it, with its own path."""
     node = root
@@ -102,15 +115,22 @@ def without(node: Node, path: Path) -> Node:
 SECRET_KEYS = {"password", "password_file"}
 
 
+def lay(base: dict[str, Node], over: dict[str, Node]) -> dict[str, Node]:
+    """The entries of `base` with those of `over` in their place.
+
+    A secret can be given in two ways: naming either replaces whichever was there.
+    """
+    dropped = SECRET_KEYS if SECRET_KEYS & over.keys() else set()
+    return {key: node for key, node in base.items() if key not in dropped} | over
+
+
 def merge(base: Node, over: Node) -> Node:
     """`base` with the values of `over` laid on top, mapping by mapping."""
     if over.value is None:
         return base
     if not isinstance(base.value, dict) or not isinstance(over.value, dict):
         return over
-    # The two ways to give one secret: naming either replaces whichever was there.
-    dropped = SECRET_KEYS if SECRET_KEYS & over.value.keys() else set()
-    entries = {key: node for key, node in base.value.items() if key not in dropped}
-    for key, node in over.value.items():
-        entries[key] = merge(entries[key], node) if key in entries else node
-    return mapping(entries, base.origin)
+    both = {
+        key: merge(base.value[key], node) for key, node in over.value.items() if key in base.value
+    }
+    return mapping(lay(base.value, over.value | both), base.origin)

@@ -9,8 +9,14 @@ import os
 import re
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, SecretStr
-from pydantic import WithJsonSchema as Schema
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    SecretStr,
+    WithJsonSchema,
+)
 from pydantic_core import PydanticCustomError
 
 MOST = 2**31 - 1
@@ -89,6 +95,12 @@ def _server_address(text: str) -> str:
             "write a host name, an IP address, HOST:PORT, [IPV6]:PORT or a socket's directory",
         )
     return text
+
+
+def _some(hosts: tuple[str, ...]) -> tuple[str, ...]:
+    if not hosts:
+        raise wrong("is empty", "name at least one host")
+    return hosts
 
 
 def _listen_host(text: str) -> str:
@@ -178,7 +190,7 @@ ListenPort = Annotated[int, Field(ge=0, le=65535)]
 Duration = Annotated[
     float,
     BeforeValidator(parse_duration),
-    Schema(
+    WithJsonSchema(
         {
             "anyOf": [
                 {"type": "number", "minimum": 0},
@@ -191,11 +203,11 @@ FileMode = Annotated[
     int,
     BeforeValidator(parse_mode),
     PlainSerializer(lambda mode: f"{mode:04o}", return_type=str),
-    Schema({"type": ["string", "integer"], "pattern": "^(0o)?[0-7]{1,4}$"}),
+    WithJsonSchema({"type": ["string", "integer"], "pattern": "^(0o)?[0-7]{1,4}$"}),
 ]
 SocketDir = Annotated[str, AfterValidator(_socket_dir)]
 HostPort = Annotated[str, AfterValidator(_host_port)]
-Secret = Annotated[SecretStr, AfterValidator(_secret)]
+Secret = Annotated[SecretStr, AfterValidator(_secret), WithJsonSchema({"type": "string"})]
 
 _ONE_OR_MORE: dict[str, Any] = {
     "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]
@@ -203,11 +215,11 @@ _ONE_OR_MORE: dict[str, Any] = {
 ListenHosts = Annotated[
     tuple[Annotated[str, AfterValidator(_listen_host)], ...],
     BeforeValidator(split_list),
-    Schema(_ONE_OR_MORE),
+    WithJsonSchema(_ONE_OR_MORE),
 ]
 ServerHosts = Annotated[
     tuple[Annotated[str, AfterValidator(_server_address)], ...],
-    Field(min_length=1),
+    AfterValidator(_some),
     BeforeValidator(split_list),
-    Schema(_ONE_OR_MORE),
+    WithJsonSchema(_ONE_OR_MORE),
 ]

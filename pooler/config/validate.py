@@ -5,6 +5,7 @@ returned, so that checks across settings can go on. Nothing is shown of a mappin
 secret.
 """
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,16 +15,23 @@ from pydantic_core import ErrorDetails
 
 from pooler.config.model import Database, Section, Settings, User
 from pooler.config.problem import Problem, did_you_mean
-from pooler.config.tree import SECRET_KEYS, Node, Path, dotted, find, plain, without
+from pooler.config.tree import SECRET_KEYS, Node, Path, dotted, find, plain, texts, without
 from pooler.config.yamltext import show
 
+_UNFIT = re.compile("[\0\ud800-\udfff]")
 _NOT_A_MAPPING = {"model_type", "model_attributes_type", "dict_type"}
 _ENTRIES: dict[str, type[Section]] = {"databases": Database, "users": User}
 
 
 def validate(tree: Node) -> tuple[Settings, list[tuple[Path, Problem]]]:
     """The settings of a tree, less those that are wrong, and what is wrong with which path."""
-    found: list[tuple[Path, Problem]] = []
+    found = [
+        (path, _problem(path, node, "a text PostgreSQL can not take: it holds a NUL or no UTF-8"))
+        for path, node, text in texts(tree)
+        if _UNFIT.search(text)
+    ]
+    for path, _ in found:
+        tree = without(tree, path)
     while True:
         try:
             return Settings.model_validate(plain(tree)), found
@@ -46,7 +54,11 @@ def _translate(tree: Node, detail: ErrorDetails) -> tuple[Path, Problem]:
         # Where a mapping belongs, what stands there may be anything: `users: {bob: secret}`.
         hidden = kind in _NOT_A_MAPPING or bool(SECRET_KEYS.intersection(path))
         message = f"{'the value' if hidden else node.shown} {message}"
-    return path, Problem(node.origin.file, node.origin.line, dotted(path), message, hint)
+    return path, _problem(path, node, message, hint)
+
+
+def _problem(path: Path, node: Node, message: str, hint: str = "") -> Problem:
+    return Problem(node.origin.file, node.origin.line, dotted(path), message, hint)
 
 
 def _words(path: Path, kind: str, context: dict[str, Any]) -> tuple[str, str]:
@@ -68,8 +80,6 @@ def _words(path: Path, kind: str, context: dict[str, Any]) -> tuple[str, str]:
             return f"is not one of {context['expected']}", ""
         case "string_type":
             return "is not text", "write one value"
-        case "too_short":
-            return "is empty", "name at least one"
         case "tuple_type" | "list_type":
             return "is not one value or a list of values", ""
         case _ if kind in _NOT_A_MAPPING:

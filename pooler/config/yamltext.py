@@ -13,7 +13,7 @@ import yaml
 
 from pooler.config.environment import expand
 from pooler.config.problem import Problem, printable
-from pooler.config.tree import Node, Origin, Path, dotted, mapping, sequence
+from pooler.config.tree import Node, Origin, Path, dotted, lay, mapping, sequence
 
 MAX_DEPTH = 20
 """Levels of nesting; a configuration has four."""
@@ -33,6 +33,10 @@ _PLAIN_WORDS = {
     "found character": (
         "a value begins with a character that YAML reserves",
         "put the value in quotes",
+    ),
+    "expected alphabetic or numeric": (
+        "a '*' or '&' that names no alias or anchor",
+        'put the fallback database in quotes: "*"',
     ),
     "mapping values are not allowed": (
         "a second ': ' on one line, or wrong indentation",
@@ -66,18 +70,23 @@ class _Stop(Exception):
 
 
 def parse(
-    data: bytes, file: str, environ: Mapping[str, str], *, hidden: bool = False
-) -> tuple[Node | None, list[Problem]]:
-    """The tree of one YAML document, None where it can not be read, and every mistake found.
+    data: bytes,
+    file: str,
+    environ: Mapping[str, str],
+    *,
+    under: Path = (),
+    hidden: bool = False,
+) -> tuple[Node | None, list[tuple[Path, Problem]]]:
+    """The tree of one YAML document, None where it can not be read, and what is wrong with it.
 
-    An empty document is an empty mapping. `hidden`: the text came from the environment, so errors
-    show none of it.
+    An empty document is an empty mapping. `under`: where the document belongs in the configuration.
+    `hidden`: the text came from the environment, so errors show none of it.
     """
     builder = _Builder(file, environ, hidden)
     try:
-        root = builder.document(_decode(data))
+        root = builder.document(_decode(data), under)
     except _Stop as stop:
-        builder.complain(stop.line, (), stop.message, stop.hint)
+        builder.complain(stop.line, under, stop.message, stop.hint)
         root = None
     return root, builder.problems
 
@@ -104,7 +113,7 @@ def _events(text: str) -> Iterator[yaml.Event]:
         known = (words for start, words in _PLAIN_WORDS.items() if said.startswith(start))
         message, hint = next(known, (unquoted, ""))
         raise _Stop(mark.line + 1 if mark else 0, f"YAML: {message}", hint) from None
-    except ValueError:
+    except (ValueError, OverflowError):
         # PyYAML 6 on escapes that are no character, such as "\U99999999".
         raise _Stop(0, "YAML: an escape in quotes is not a character") from None
 
@@ -120,22 +129,23 @@ class _Builder:
         self.file = file
         self.environ = environ
         self.hidden = hidden
-        self.problems: list[Problem] = []
+        self.problems: list[tuple[Path, Problem]] = []
         self.anchors: dict[str, Node | None] = {}
         """None while the value is being built: an alias to it would never end."""
         self.events: Iterator[yaml.Event] = iter(())
 
     def complain(self, line: int, path: Path, message: str, hint: str = "") -> None:
         """Adds a problem of this document."""
-        self.problems.append(Problem(self.file, line, dotted(path), message, hint))
+        problem = Problem(self.file, line, dotted(path), message, hint)
+        self.problems.append((path, problem))
 
-    def document(self, text: str) -> Node:
+    def document(self, text: str, path: Path) -> Node:
         """The root of the only document; it is a mapping."""
         self.events = _events(text)
         next(self.events)  # the start of the stream
         if isinstance(next(self.events), yaml.StreamEndEvent):
             return mapping({}, Origin(self.file))
-        root = self.node(next(self.events), ())
+        root = self.node(next(self.events), path)
         next(self.events)  # the end of the document
         if not isinstance(second := next(self.events), yaml.StreamEndEvent):
             raise _Stop(_line(second), "a second document begins here", "remove `---`")
@@ -203,7 +213,7 @@ class _Builder:
                 self.complain(line, here, f"is given twice, first in line {first}")
             else:
                 entries[key] = value
-        return mapping(merged | entries, origin)
+        return mapping(lay(merged, entries), origin)
 
     def merged(self, value: Node, path: Path) -> dict[str, Node]:
         """What `<<: *alias` or `<<: [*alias, ...]` brings into a mapping; the first one wins."""
@@ -220,10 +230,12 @@ class _Builder:
         text, faults = expand(event.value, self.environ)
         for message, hint in faults:
             self.complain(line, path, message, hint)
-        if event.tag == "tag:yaml.org,2002:null" or (event.implicit[0] and text in _NULLS):
+        if (
+            faults
+            or event.tag == "tag:yaml.org,2002:null"
+            or (event.implicit[0] and text in _NULLS)
+        ):
             return Node(None, Origin(self.file, line))
-        if "\0" in text or any("\ud800" <= c <= "\udfff" for c in text):
-            self.complain(line, path, "holds a character that PostgreSQL can not take")
         shown = "the value" if self.hidden else show(event.value)
         return Node(text, Origin(self.file, line), shown)
 
