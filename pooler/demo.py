@@ -53,15 +53,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _demo(wanted_port: int | None, wanted_metrics: str | None) -> NoReturn:
-    port = _choose_port(HOST, wanted_port, PORT)
     metrics_host, metrics_port = _split(wanted_metrics)
-    metrics = f"{metrics_host}:{_choose_port(metrics_host, metrics_port, METRICS_PORT)}"
     print("pooler demo: starting PostgreSQL ...", flush=True)
     # The superuser's password stays with us: the port is open to all users of this machine.
     with EmbeddedPostgres(password=secrets.token_urlsafe()) as server:
         server.psql(
             f"CREATE ROLE {_NAME} LOGIN PASSWORD '{_NAME}';\nCREATE DATABASE {_NAME} OWNER {_NAME};"
         )
+        port = _choose_port(HOST, wanted_port, PORT)  # now, not a second before its use
+        metrics = f"{metrics_host}:{_choose_port(metrics_host, metrics_port, METRICS_PORT)}"
         config = {
             "listen": {"host": HOST, "port": port},
             "users": {_NAME: {"password": _NAME}},

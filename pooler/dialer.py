@@ -104,7 +104,7 @@ class Dialer:
 
     def _dial(self, pool: Pool) -> None:
         self._asked.discard(pool)
-        while (host := pool.dial()) is not None:
+        while (host := pool.supply.dial()) is not None:
             self._start(self._connect(pool, host))
 
     async def _connect(self, pool: Pool, host: Host) -> None:
@@ -134,17 +134,17 @@ class Dialer:
             )
             transport.set_protocol(server)  # type: ignore[arg-type]  # a protocol by shape
             connected = True
-            pool.connected(server)
+            pool.supply.connected(server)
         except ServerFault as error:
-            pool.dial_failed(host, error)
+            pool.supply.failed(host, error)
         except TimeoutError:
             text = f"connection to {host} timed out (server_connect_timeout)"
-            pool.dial_failed(host, ServerFault(codes.UNABLE_TO_CONNECT, text))
+            pool.supply.failed(host, ServerFault(codes.UNABLE_TO_CONNECT, text))
         except (OSError, UnicodeError) as error:  # UnicodeError: an impossible host name
             text = f"connection to {host} failed: {_words(error)}"
-            pool.dial_failed(host, ServerFault(codes.UNABLE_TO_CONNECT, text))
+            pool.supply.failed(host, ServerFault(codes.UNABLE_TO_CONNECT, text))
         except BaseException as error:
-            pool.dial_failed(host, ServerFault(codes.INTERNAL_ERROR, "connecting was given up"))
+            pool.supply.failed(host, ServerFault(codes.INTERNAL_ERROR, "connecting was given up"))
             if not isinstance(error, asyncio.CancelledError):
                 pool.edge.bug(pool, error)
                 return

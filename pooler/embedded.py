@@ -224,7 +224,7 @@ class EmbeddedPostgres:
             self._make_folder()
             self._make_cluster()
         for _ in range(_START_ATTEMPTS):
-            port = self.port or _free_port()
+            port = self.port or free_port()
             offset = len(self.log)
             if self._launch(port):
                 self.port = port
@@ -454,7 +454,8 @@ def _temporary_folder(account: _Account) -> Path:
     raise EmbeddedError("no temporary folder that PostgreSQL can use")
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port of HOST that nothing listens on now, and that no outgoing connection gets."""
     # SystemRandom: test runners seed the shared generator, alike in all their workers.
     for port in random.SystemRandom().sample(_PORTS, _START_ATTEMPTS):
         with socket.socket() as probe:

@@ -132,7 +132,7 @@ def _gauges(pools: list[Pool]) -> Iterator[Metric]:
             state = (*labels, server.state.value)
             server_sums[state] = server_sums.get(state, 0) + 1
         connecting = (*labels, "login")
-        server_sums[connecting] = server_sums.get(connecting, 0) + pool.dialing
+        server_sums[connecting] = server_sums.get(connecting, 0) + pool.supply.dialing
         size_sums[labels] = size_sums.get(labels, 0) + pool.settings.pool_size
         longest[labels] = max(longest.get(labels, 0.0), pool.oldest_wait())
     for key, count in client_sums.items():

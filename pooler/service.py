@@ -16,6 +16,7 @@ from typing import Final, cast
 import pooler
 from pooler import logs
 from pooler.config import Change, Config, ConfigError, changes
+from pooler.core import overdue
 from pooler.core.client import Client
 from pooler.core.edge import Edge
 from pooler.core.errors import CloseReason, PoolerError, ServerFault
@@ -196,9 +197,9 @@ class Service(Edge):
         if self.router.ending is not None:
             return ["the pooler is shutting down"]
         return [
-            f"no server of database {pool.database}, user {pool.user}: {pool.last_error}"
+            f"no server of database {pool.database}, user {pool.user}: {pool.supply.last_error}"
             for pool in self.router.pools.values()
-            if pool.failing_since and pool.last_error is not None
+            if pool.supply.failing_since and pool.supply.last_error is not None
         ]
 
     # -- life
@@ -278,9 +279,9 @@ class Service(Edge):
             await asyncio.sleep(TICK)
             ticks += 1
             for pool in list(self.router.pools.values()):
-                pool.tick()
+                overdue.enforce(pool)
                 if ticks % SECOND == 0:
-                    pool.tick_clients()
+                    overdue.enforce_client_idle(pool)
             if ticks % SECOND == 0:
                 self.router.prune()
 
@@ -349,7 +350,7 @@ class Service(Edge):
         self.router.end(error, CloseReason.SHUTDOWN)
         end = self.now() + timeout if timeout else float("inf")
         while self.router.clients.count and self.now() < end and not self._stop_now.is_set():
-            await asyncio.sleep(TICK / 2)
+            await asyncio.sleep(TICK / 2)  # noqa: ASYNC110  # three conditions, one of them time
         left = self.router.clients.count
         if left:
             logs.event(logging.WARNING, "clients cut off", clients=left)

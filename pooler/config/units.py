@@ -61,7 +61,7 @@ def split_address(text: str) -> tuple[str, int | None]:
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")
         if not bracket or (rest and rest[0] != ":"):
-            raise ValueError
+            raise ValueError("not an address")
         port = rest[1:] if rest else None
     elif text.count(":") > 1:
         host, port = text, None
@@ -69,11 +69,11 @@ def split_address(text: str) -> tuple[str, int | None]:
         host, colon, port_text = text.partition(":")
         port = port_text if colon else None
     if re.search(r"[\s/@,\[\]]", host):
-        raise ValueError
+        raise ValueError("not an address")
     if port is None:
         return host, None
     if not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
-        raise ValueError
+        raise ValueError("not an address")
     return host, int(port)
 
 
@@ -116,7 +116,7 @@ def parse_host_port(text: str) -> tuple[str, int]:
     """HOST:PORT to listen on; an empty host is `*`, every interface. Raises ValueError."""
     host, port = split_address(text)
     if port is None:
-        raise ValueError
+        raise ValueError("not an address")
     return host or "*", port
 
 

@@ -16,17 +16,18 @@ CONNECTION = ("host", "port", "dbname", "user", "password", "password_file", "co
 """Keys that say where a database is and how to log in: a URL replaces them all, so that a password
 meant for the server in the file is not sent to the one in the URL."""
 
-# libpq's options that become a key of the database, its `settings` or nothing at all. "disable",
-# "allow" and "prefer" ask for no more than the plain connection that is made.
+# libpq's options that become a key of the database, or one of its `settings`.
 _KEYS = {"host", "port", "dbname", "user", "password", "max_protocol_version"}
 _RENAMED = {"connect_timeout": "server_connect_timeout"}
 _SETTINGS = {"application_name", "options", "client_encoding"}
-_HARMLESS = {
-    "sslmode": {"disable", "allow", "prefer"},
-    "gssencmode": {"disable", "prefer"},
-    "target_session_attrs": {"any"},
+# Those that have a choice: each value we can do, and what it is here. What asks for no more than
+# the plain connection that is made becomes nothing.
+_CHOICES = {
+    "load_balance_hosts": {"random": "round-robin", "disable": "disable"},
+    "sslmode": {"disable": "", "allow": "", "prefer": ""},
+    "gssencmode": {"disable": "", "prefer": ""},
+    "target_session_attrs": {"any": ""},
 }
-_BALANCE = {"random": "round-robin", "disable": "disable"}
 
 
 class UpstreamError(ValueError):
@@ -93,13 +94,13 @@ def _option(name: str, value: str, keys: dict[str, str], settings: dict[str, str
         keys[_RENAMED[name]] = value
     elif name in _SETTINGS:
         settings[name] = value
-    elif name == "load_balance_hosts" and value in _BALANCE:
-        keys[name] = _BALANCE[value]
-    elif name not in _HARMLESS:
+    elif name not in _CHOICES:
         raise UpstreamError(f"has the option {name}, which is not known here", "remove it")
-    elif value not in _HARMLESS[name]:
-        allowed = ", ".join(sorted(_HARMLESS[name]))
+    elif value not in _CHOICES[name]:
+        allowed = ", ".join(sorted(_CHOICES[name]))
         raise UpstreamError(f"asks for a {name} that is not supported", f"use one of {allowed}")
+    else:
+        keys[name] = _CHOICES[name][value]
 
 
 def _decode(text: str) -> str:

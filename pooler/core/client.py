@@ -180,6 +180,8 @@ class Client(Peer):
             data = data[:at]
         if server.ledger.settled:
             server.busy_since = self.pool.edge.now()
+            if server.status == codes.IDLE:
+                server.transaction_since = server.busy_since
         if data:
             server.send(data, cutter.kinds)
             cutter.kinds.clear()

@@ -28,7 +28,7 @@ class Edge:
         raise NotImplementedError
 
     def wake(self, pool: "Pool") -> None:
-        """Ask `pool.wanted()` soon, and dial what it says."""
+        """Call `pool.supply.dial` soon, until it returns None, and dial what it says."""
 
     def cancel(self, server: "Server") -> None:
         """Send a cancel for what `server` does; answer with its pool's `cancel_over`."""

@@ -39,12 +39,16 @@ class Hosts:
 
     def succeeded(self, host: Host) -> None:
         """Forgive a host its failures."""
+        if host not in self.hosts:  # no longer, since a reload
+            return
         i = self.hosts.index(host)
         self._failures[i] = 0
         self._not_before[i] = 0.0
 
     def failed(self, host: Host, now: float, longest: float) -> None:
         """Leave a host alone for a while of at most `longest` seconds."""
+        if host not in self.hosts:
+            return
         i = self.hosts.index(host)
         pause = min(FIRST_RETRY * 2.0 ** min(self._failures[i], 30), longest)
         self._failures[i] += 1

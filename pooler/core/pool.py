@@ -8,7 +8,7 @@ machine in the tests holds it to:
 - servers of every kind, dials under way included, never exceed what size and gauges allow;
 - a server is idle only when settled, out of any transaction, and with no cancel on its way.
 
-Time limits have one place, `tick`, which the edge calls several times a second.
+Where servers come from is the business of `supply`, time limits that of `overdue`.
 """
 
 from collections import deque
@@ -26,28 +26,18 @@ from pooler.core.errors import (
     ServerFault,
     ServerRefused,
 )
-from pooler.core.hosts import Hosts
 from pooler.core.peer import PEER_FULL
 from pooler.core.server import Server, ServerState
-from pooler.core.settings import Host, PoolMode, PoolSettings, Target
-from pooler.wire import build, codes
+from pooler.core.settings import PoolMode, PoolSettings, Target
+from pooler.core.supply import Supply
+from pooler.wire import codes
 
 if TYPE_CHECKING:
     from pooler.core.edge import Edge
     from pooler.core.limits import ServerGauge
 
-DIALS_AT_ONCE: Final = 8
-"""Server connections opened in parallel: each costs PostgreSQL a fork and some milliseconds."""
-
-DIALS_PER_SECOND: Final = 100.0
-"""Bound of one pool's rate of new connections, should servers die as fast as they come."""
-
 LEAVE_LIMIT: Final = 5.0
 """Seconds a server has to end its session before we cut the connection."""
-
-FAILING_LIMIT: Final = 3.0
-"""Seconds of nothing but failed attempts, without any server left, after which those who wait are
-told of a refusal that might have passed (57P03 in a restart, 53300), and logins of anything."""
 
 MATCH_LIMIT: Final = 8
 """Idle servers looked at for one already set as the client wants."""
@@ -81,14 +71,13 @@ class Pool:
         # by configuration
         self.target = target
         self.settings = settings
-        self.hosts = Hosts(target.hosts, target.load_balance_hosts, edge.random)
         self.generation = 0  # servers of an older one are not used again
         self.ending: tuple[PoolerError, CloseReason] | None = None  # what clients are told
         # servers
         self.idle: deque[Server] = deque()  # last in, first out: the left end is the least used
         self.working: dict[Server, None] = {}  # preparing, active, tidying
         self.leaving: dict[Server, None] = {}
-        self.dialing = 0
+        self.supply = Supply(self)
         # clients
         self.clients: dict[Client, None] = {}
         self.waiting: deque[Client] = deque()  # oldest first; some may have left meanwhile
@@ -97,24 +86,20 @@ class Pool:
         # startup settings made of them
         self.welcome: session.Settings | None = None
         self._welcomes: dict[frozenset[tuple[str, str]], session.Settings] = {}
-        # dialling
-        self._allowance = 0.0
-        self._allowance_at = edge.now()
-        self.failing_since = 0.0
-        self.last_error: ServerFault | None = None
         self.used_at = edge.now()
 
     def __repr__(self) -> str:
         """Show name and occupation."""
         return (
             f"<Pool {self.user}@{self.database} idle={len(self.idle)} working={len(self.working)}"
-            f" leaving={len(self.leaving)} dialing={self.dialing} waiting={len(self.waiting)}>"
+            f" leaving={len(self.leaving)} dialing={self.supply.dialing}"
+            f" waiting={len(self.waiting)}>"
         )
 
     @property
     def total(self) -> int:
         """Server connections that PostgreSQL may be counting."""
-        return len(self.idle) + len(self.working) + len(self.leaving) + self.dialing
+        return len(self.idle) + len(self.working) + len(self.leaving) + self.supply.dialing
 
     def servers(self) -> Iterator[Server]:
         """All servers, in no particular order."""
@@ -124,10 +109,26 @@ class Pool:
 
     def oldest_wait(self) -> float:
         """Return how many seconds the first in line has waited, 0.0 if nobody waits."""
-        return self.edge.now() - self.waiting[0].waiting_since if self._someone_waits() else 0.0
+        return self.edge.now() - self.waiting[0].waiting_since if self.someone_waits() else 0.0
+
+    def someone_waits(self) -> bool:
+        """Return whether a client waits; those that have left the line are skipped."""
+        waiting = self.waiting
+        while waiting and not is_waiting(waiting[0]):
+            waiting.popleft()
+        return bool(waiting)
+
+    def count_waiting(self, most: int) -> int:
+        """Return how many clients wait, counting no further than `most`."""
+        count = 0
+        for client in self.waiting:
+            if count >= most:
+                break
+            count += is_waiting(client)
+        return count
 
     def wake(self) -> None:
-        """Have the edge ask `wanted` soon."""
+        """Have the edge ask the supply what to dial, soon."""
         self.edge.wake(self)
 
     # -- clients come
@@ -150,19 +151,16 @@ class Pool:
 
     def claim(self, client: Client) -> None:
         """Give the client a server, now or when its turn comes."""
+        if client.server is not None:  # replication: it has one of its own
+            client.go()
+            return
         client.waiting_since = self.edge.now()
         client.notified = False
-        if self.idle and not self._someone_waits():
+        if self.idle and not self.someone_waits():
             self._link(self._pick(client), client)
         else:
             self.waiting.append(client)
             self.wake()
-
-    def _someone_waits(self) -> bool:
-        waiting = self.waiting
-        while waiting and not _is_waiting(waiting[0]):
-            waiting.popleft()
-        return bool(waiting)
 
     def _pick(self, client: Client) -> Server:
         idle = self.idle
@@ -188,7 +186,6 @@ class Pool:
         if client.full:
             server.brake(PEER_FULL)
         self.working[server] = None
-        server.linked_at = now
         server.timed_out = None
         settings = self.settings
         check = ""
@@ -235,9 +232,8 @@ class Pool:
         client.unbrake(PEER_FULL)
         server.unbrake(PEER_FULL)
         now = self.edge.now()
-        self.counters.transaction_time += now - server.linked_at
         client.idle_since = server.idle_since = self.used_at = now
-        server.busy_since = 0.0
+        server.busy_since = server.transaction_since = 0.0
 
     # -- release
 
@@ -261,9 +257,13 @@ class Pool:
                     CloseReason.STATEMENT_MODE,
                 )
             return
+        if server.transaction_since:
+            self.counters.transaction_time += now - server.transaction_since
+            server.transaction_since = 0.0
         if server.cancels or client.within_message or server.farewell:
             return
         server.timed_out = None
+        server.deadline = 0.0
         if self.ending is not None:
             client.fail(*self.ending)
         elif mode is PoolMode.SESSION or self.single_use:
@@ -288,7 +288,7 @@ class Pool:
         server.move(ServerState.IDLE)
         server.deadline = 0.0
         del self.working[server]
-        if self._someone_waits():
+        if self.someone_waits():
             self._link(server, self.waiting.popleft())
             return
         self.idle.append(server)
@@ -310,13 +310,21 @@ class Pool:
             return CloseReason.SERVER_LIFETIME
         if self.total - len(self.leaving) > settings.pool_size + settings.reserve_pool_size:
             return CloseReason.SHRUNK
-        oldest = self.waiting[0].waiting_since if self._someone_waits() else now
+        oldest = self.waiting[0].waiting_since if self.someone_waits() else now
         for gauge in self.gauges:
             if gauge.limit and gauge.count - gauge.leaving > gauge.limit:
                 return CloseReason.SHRUNK
             if gauge.owes_older(self, oldest):
                 return CloseReason.EVICTED
         return None
+
+    def add(self, server: Server) -> None:
+        """Take in a new server, which is about to run its opening chore."""
+        if not self.idle and not self.working:  # perhaps another PostgreSQL than before
+            self.welcome = None
+            self._welcomes.clear()
+        self.working[server] = None
+        server.deadline = self.edge.now() + self.settings.server_connect_timeout
 
     # -- chores
 
@@ -365,7 +373,7 @@ class Pool:
             self.edge.cancel(server)
 
     def cancel_over(self, server: Server, *, delivered: bool) -> None:
-        """A cancel has been delivered; or it may still be under way: nobody else gets the server."""
+        """A cancel was delivered; or it may still be under way, and nobody else gets the server."""
         server.cancels -= 1
         if not delivered:
             server.generation = -1
@@ -474,7 +482,7 @@ class Pool:
         if not expected:
             words = server.farewell.get("M", "") if server.farewell else ""
             self.edge.server_closed(server, CloseReason.PEER_CLOSED, words)
-        self._free_place()
+        self.free_place()
         client = server.client
         if client is not None:
             self._unlink(server, client)
@@ -489,119 +497,11 @@ class Pool:
         """Close the server that is idle for longest: another pool needs its place."""
         self.close(self.idle[0], CloseReason.EVICTED)
 
-    def _free_place(self) -> None:
+    def free_place(self) -> None:
+        """Give back the place of a connection that has ended, or never came to be."""
         for gauge in self.gauges:
             gauge.freed()
-        if self._someone_waits() or self.settings.min_pool_size:
-            self.wake()
-
-    # -- more servers
-
-    def wanted(self) -> int:
-        """Return how many connections should be opened now, limits across pools aside."""
-        settings = self.settings
-        head_waits = self._someone_waits()
-        size = settings.pool_size
-        if (
-            settings.reserve_pool_size
-            and head_waits
-            and self.edge.now() - self.waiting[0].waiting_since >= settings.reserve_pool_timeout
-        ):
-            size += settings.reserve_pool_size
-        room = min(size - self.total, DIALS_AT_ONCE - self.dialing)
-        if room <= 0:
-            return 0
-        want = 0
-        if self.ending is None:
-            want = min(settings.min_pool_size, size) - (self.total - len(self.leaving))
-        if head_waits:
-            demand = -self.dialing
-            for client in self.waiting:
-                if _is_waiting(client):
-                    demand += 1
-                    if demand >= room:
-                        break
-            want = max(want, demand)
-        return max(0, min(want, room))
-
-    def dial(self) -> Host | None:
-        """Take a place for a new connection; return where to, None if there is nothing to do now.
-
-        The caller answers with `connected` or `dial_failed`, and asks again until None.
-        """
-        if self.wanted() <= 0:
-            return None
-        now = self.edge.now()
-        self._allowance = min(
-            float(DIALS_AT_ONCE),
-            self._allowance + (now - self._allowance_at) * DIALS_PER_SECOND,
-        )
-        self._allowance_at = now
-        if self._allowance < 1.0:
-            return None
-        for gauge in self.gauges:
-            if gauge.full:
-                if self._someone_waits():
-                    gauge.make_room(self)
-                return None
-        host = self.hosts.pick(now)
-        if host is None:
-            return None
-        self._allowance -= 1.0
-        self.dialing += 1
-        for gauge in self.gauges:
-            gauge.count += 1
-        return host
-
-    def connected(self, server: Server) -> None:
-        """Welcome a server that `dial` asked for."""
-        self.dialing -= 1
-        if server.host in self.hosts.hosts:
-            self.hosts.succeeded(server.host)
-        self.failing_since = 0.0
-        self.last_error = None
-        self.counters.connects += 1
-        if not self.idle and not self.working:  # perhaps another PostgreSQL than before
-            self.welcome = None
-            self._welcomes.clear()
-        self.edge.server_opened(server)
-        self.working[server] = None
-        server.deadline = self.edge.now() + self.settings.server_connect_timeout
-        server.start(chores.opening(server, self.target.connect_query))
         self.wake()
-
-    def dial_failed(self, host: Host, error: ServerFault) -> None:
-        """A dial has ended without a server."""
-        self.dialing -= 1
-        now = self.edge.now()
-        self.counters.connect_failures += 1
-        if host in self.hosts.hosts:
-            self.hosts.failed(host, now, self.settings.server_login_retry)
-        self.last_error = error
-        self.edge.connect_failed(self, str(host), error)
-        self._free_place()
-        if self.hosts.all_failing:
-            if not self.failing_since:
-                self.failing_since = now
-            self._refuse_waiters(now)
-        self.wake()
-
-    def _refuse_waiters(self, now: float) -> None:
-        """Tell those who wait what the server said, where waiting longer would not help."""
-        error = self.last_error
-        if error is None or self.idle or self.working or not self.failing_since:
-            return
-        refused = isinstance(error, ServerRefused)
-        passing = not isinstance(error, ServerRefused) or error.passing
-        patient = passing and now - self.failing_since < FAILING_LIMIT
-        if patient:
-            return
-        for client in list(self.waiting):
-            if client.state is ClientState.GREETING:
-                client.fail(error, CloseReason.SERVER_UNAVAILABLE)
-            elif client.state is ClientState.WAITING and refused:
-                self.waiting.remove(client)
-                client.refuse(error)
 
     # -- configuration
 
@@ -609,24 +509,20 @@ class Pool:
         """Go on with other settings: sizes apply at once, servers of another target are renewed."""
         self.ending = None
         if target != self.target:
-            if target.hosts != self.target.hosts or (
-                target.load_balance_hosts != self.target.load_balance_hosts
-            ):
-                self.hosts = Hosts(target.hosts, target.load_balance_hosts, self.edge.random)
-            self.target = target
+            before, self.target = self.target, target
             self.generation += 1
-            self.failing_since = 0.0
+            self.supply.retarget(before)
         self.settings = settings
-        self._retire_idle(self.edge.now())
+        self.retire_idle()
         self.wake()
 
     def end(self, error: PoolerError, reason: CloseReason) -> None:
         """Let each client finish its transaction, then tell it `error`; keep no idle server."""
         self.ending = (error, reason)
         for client in list(self.clients):
-            if _is_idle(client):
+            if is_idle(client):
                 client.fail(error, reason)
-        self._retire_idle(self.edge.now())
+        self.retire_idle()
 
     def hand_over(self, client: Client, other: "Pool") -> None:
         """Have another pool serve this client, from its next transaction on."""
@@ -637,7 +533,7 @@ class Pool:
         del self.clients[client]
         other.clients[client] = None
         client.pool = other
-        if _is_waiting(client):
+        if is_waiting(client):
             self.waiting.remove(client)
             other.claim(client)
 
@@ -646,123 +542,9 @@ class Pool:
         """True when nothing is left of it but its counters."""
         return not (self.total or self.clients)
 
-    # -- time
-
-    def tick(self) -> None:
-        """Enforce every time limit; called several times a second."""
-        now = self.edge.now()
-        if self.waiting:
-            self._tick_waiting(now)
-        for server in list(self.working):
-            self._tick_server(server, now)
-        for server in list(self.leaving):
-            if now >= server.deadline:
-                server.transport.abort()
-        while self.lingering and self.lingering[0][0] <= now:
-            self.lingering.popleft()[1].transport.abort()
-        self._retire_idle(now)
-        if self.failing_since:
-            self._refuse_waiters(now)
-        if self.wanted() > 0:
-            self.wake()
-
-    def tick_clients(self) -> None:
-        """Enforce the time limits of idle clients; called about once a second."""
-        now = self.edge.now()
-        for client in list(self.clients):
-            limit = client.limits.client_idle_timeout
-            if limit and now - client.idle_since >= limit and _is_idle(client):
-                client.fail(
-                    PoolerError(
-                        codes.IDLE_SESSION_TIMEOUT,
-                        "terminating connection due to client_idle_timeout",
-                    ),
-                    CloseReason.IDLE_TIMEOUT,
-                )
-
-    def _tick_waiting(self, now: float) -> None:
-        for client in list(self.waiting):
-            if not _is_waiting(client):
-                continue
-            limits = client.limits
-            waited = now - client.waiting_since
-            greeting = client.state is ClientState.GREETING
-            timeout = limits.client_login_timeout if greeting else limits.query_wait_timeout
-            if timeout and waited >= timeout:
-                self.counters.timeouts += 1
-                self.waiting.remove(client)
-                error = self._wait_error(waited, greeting)
-                if greeting:
-                    client.fail(error, CloseReason.LOGIN_TIMEOUT)
-                else:
-                    client.refuse(error)
-            elif (
-                limits.query_wait_notify
-                and not client.notified
-                and not greeting
-                and waited >= limits.query_wait_notify
-            ):
-                client.notified = True
-                client.send(
-                    build.notice(
-                        codes.SUCCESSFUL_COMPLETION,
-                        "no server connection available, query is waiting for one",
-                        detail=str(self.last_error or ""),
-                    )
-                )
-
-    def _wait_error(self, waited: float, greeting: bool) -> PoolerError:
-        what = "client_login_timeout" if greeting else "query_wait_timeout"
-        error = self.last_error
-        if error is not None:
-            return ServerFault(
-                error.sqlstate,
-                f"{what}: no server connection could be opened in {waited:.0f} s: {error}",
-                error.detail,
-                error.hint,
-            )
-        return ServerFault(
-            codes.TOO_MANY_CONNECTIONS,
-            f"{what}: no server connection became free in {waited:.0f} s",
-            hint=f"All {self.settings.pool_size} connections of the pool are in use.",
-        )
-
-    def _tick_server(self, server: Server, now: float) -> None:
-        if server.deadline and now >= server.deadline:
-            client = server.client
-            if client is not None and server.timed_out is not None:
-                client.fail(_timeout_error(server.timed_out), server.timed_out)
-            if server.state is not ServerState.LEAVING:
-                self.close(server, CloseReason.CANCEL_UNANSWERED)
-            return
-        client = server.client
-        if client is None or server.state is not ServerState.ACTIVE:
-            return
-        limits = client.limits
-        settled = server.ledger.settled
-        if settled and server.status == codes.IDLE:
-            return  # a session-mode client at rest
-        reason: CloseReason | None = None
-        if settled and limits.idle_in_transaction_timeout:
-            if now - server.idle_since >= limits.idle_in_transaction_timeout:
-                reason = CloseReason.IDLE_IN_TRANSACTION
-        elif not settled and limits.query_timeout and server.busy_since:
-            if now - server.busy_since >= limits.query_timeout:
-                reason = CloseReason.QUERY_TIMEOUT
-        if limits.transaction_timeout and now - server.linked_at >= limits.transaction_timeout:
-            reason = reason or CloseReason.TRANSACTION_TIMEOUT
-        if reason is None or (server.timed_out is not None and not settled):
-            return
-        self.counters.timeouts += 1
-        server.timed_out = reason
-        if settled:
-            client.fail(_timeout_error(reason), reason)
-        else:
-            server.deadline = now + self.settings.cancel_wait_timeout
-            self.cancel(server)
-
-    def _retire_idle(self, now: float) -> None:
+    def retire_idle(self) -> None:
         """Close idle servers that are not wanted, the least used first."""
+        now = self.edge.now()
         settings = self.settings
         unused = (
             settings.pool_idle_timeout
@@ -784,20 +566,14 @@ class Pool:
                 self.close(server, reason)
 
 
-def _is_waiting(client: Client) -> bool:
+def is_waiting(client: Client) -> bool:
+    """Return whether the client waits for a server, rather than for one being prepared."""
     return client.server is None and client.state in (ClientState.WAITING, ClientState.GREETING)
 
 
-def _is_idle(client: Client) -> bool:
+def is_idle(client: Client) -> bool:
+    """Return whether nothing is going on: no transaction, nothing asked."""
     server = client.server
     if server is None:
         return client.state is ClientState.IDLE
     return server.ledger.settled and server.status == codes.IDLE
-
-
-def _timeout_error(reason: CloseReason) -> PoolerError:
-    sqlstate = {
-        CloseReason.IDLE_IN_TRANSACTION: codes.IDLE_IN_TRANSACTION_TIMEOUT,
-        CloseReason.TRANSACTION_TIMEOUT: codes.TRANSACTION_TIMEOUT,
-    }.get(reason, codes.QUERY_CANCELED)
-    return PoolerError(sqlstate, f"terminating connection due to {reason.value}")

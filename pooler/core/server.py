@@ -105,7 +105,7 @@ class Server(Peer):
         self.leaving_for: CloseReason | None = None
         # stamps, in seconds of the edge's clock; 0.0 for "not now"
         self.idle_since = now
-        self.linked_at = 0.0
+        self.transaction_since = 0.0
         self.busy_since = 0.0
         self.deadline = 0.0  # when patience with a tidying, leaving or cancelled server ends
         # the stream
@@ -228,12 +228,20 @@ class Server(Peer):
                 self.status = data[at + codes.HEADER]
                 ledger.ready()
                 if self.chore is None:
-                    self.pool.counters.queries += 1
-                    if self.status == codes.IDLE:
-                        self.pool.counters.transactions += 1
+                    self._count_query()
             else:
                 self._look(stop, data[at + codes.HEADER : at + size])
             at = cutter.pass_over(data, at)
+
+    def _count_query(self) -> None:
+        counters = self.pool.counters
+        counters.queries += 1
+        if self.status == codes.IDLE:
+            counters.transactions += 1
+        if self.ledger.owed:  # pipelined: the next one has begun
+            now = self.pool.edge.now()
+            counters.query_time += now - self.busy_since
+            self.busy_since = now
 
     def _look(self, kind: int, body: bytes) -> None:
         if kind == codes.COPY_IN_RESPONSE:
