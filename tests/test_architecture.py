@@ -18,13 +18,12 @@ LAYERS = {
 }
 
 # Time, randomness, files, sockets, loops and logs come in from above or stay there.
-FORBIDDEN = frozenset(
-    """
+_FORBIDDEN = """
     asyncio concurrent contextvars datetime fcntl http io logging mmap multiprocessing os pathlib
     queue random sched secrets select selectors shutil signal socket socketserver ssl subprocess
     syslog tempfile threading time urllib uuid warnings _thread
-    """.split()
-)
+"""
+FORBIDDEN = frozenset(_FORBIDDEN.split())
 
 
 def _name(path: Path) -> str:
