@@ -60,8 +60,8 @@ def _demo(wanted_port: int | None, wanted_metrics: str | None) -> NoReturn:
         server.psql(
             f"CREATE ROLE {_NAME} LOGIN PASSWORD '{_NAME}';\nCREATE DATABASE {_NAME} OWNER {_NAME};"
         )
-        port = _choose_port(HOST, wanted_port, PORT)  # now, not a second before its use
-        metrics = f"{metrics_host}:{_choose_port(metrics_host, metrics_port, METRICS_PORT)}"
+        port = choose_port(HOST, wanted_port, PORT)  # now, not a second before its use
+        metrics = f"{metrics_host}:{choose_port(metrics_host, metrics_port, METRICS_PORT)}"
         config = {
             "listen": {"host": HOST, "port": port},
             "users": {_NAME: {"password": _NAME}},
@@ -144,7 +144,7 @@ def _split(address: str | None) -> tuple[str, int | None]:
     return host, int(port)
 
 
-def _choose_port(host: str, wanted: int | None, default: int) -> int:
+def choose_port(host: str, wanted: int | None, default: int) -> int:
     """The port asked for, or the first free one from the default on, saying so."""
     if wanted is not None:
         if not _is_free(host, wanted):

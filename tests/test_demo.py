@@ -1,6 +1,5 @@
 """`pooler demo` as a user runs it."""
 
-import importlib.util
 import re
 import signal
 import socket
@@ -14,6 +13,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from pooler.demo import HOST, choose_port
+from pooler.embedded import free_port
+
 SCRIPT = """
 import argparse, sys
 from pooler.demo import run
@@ -21,13 +23,9 @@ port, metrics = (value or None for value in sys.argv[1:])
 sys.exit(run(argparse.Namespace(port=port and int(port), metrics=metrics)))
 """
 
-needs_service = pytest.mark.skipif(
-    importlib.util.find_spec("pooler.__main__") is None, reason="there is no service yet"
-)
-
 
 @contextmanager
-def demo(port: int | str = "", metrics: str = "127.0.0.1:0") -> Iterator[subprocess.Popen[str]]:
+def demo(port: int | str, metrics: str = "127.0.0.1:0") -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-c", SCRIPT, str(port), metrics]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
@@ -47,10 +45,9 @@ def read_until(process: subprocess.Popen[str], text: str) -> str:
     raise AssertionError(f"it ended after: {output}")
 
 
-@needs_service
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_demo(number: signal.Signals) -> None:
-    with demo() as process:
+    with demo(free_port()) as process:
         guide = read_until(process, "Ctrl-C")
         found = re.search(r"postgresql://\S+", guide)
         assert found is not None
@@ -68,16 +65,16 @@ def test_demo(number: signal.Signals) -> None:
         psycopg.connect(found[0])
 
 
-@needs_service
-def test_a_taken_default_port_is_passed_over() -> None:
-    with demo() as first:
-        read_until(first, "Ctrl-C")
-        with demo() as second:
-            assert "port 6432 is taken, using 64" in read_until(second, "Ctrl-C")
+def test_a_taken_default_port_is_passed_over(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server((HOST, free_port())) as taken:
+        default = taken.getsockname()[1]
+        port = choose_port(HOST, None, default)
+    assert port > default
+    assert capsys.readouterr().out == f"pooler demo: port {default} is taken, using {port}\n"
 
 
 def test_stopped_while_it_starts() -> None:
-    with demo() as process:
+    with demo(free_port()) as process:
         read_until(process, "starting PostgreSQL")
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=30)
@@ -93,13 +90,13 @@ def test_a_taken_port_asked_for() -> None:
 
 def test_no_binaries(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("POOLER_PG_BIN", str(tmp_path))
-    with demo() as process:
+    with demo(free_port()) as process:
         _, errors = process.communicate(timeout=30)
     assert process.returncode == 1
     assert re.fullmatch(r"pooler demo: POOLER_PG_BIN=.*\n", errors)
 
 
 def test_a_wrong_metrics_address() -> None:
-    with demo(metrics="9127") as process:
+    with demo(free_port(), metrics="9127") as process:
         _, errors = process.communicate(timeout=30)
     assert (process.returncode, errors) == (1, "pooler demo: --metrics 9127 is not HOST:PORT\n")

@@ -83,7 +83,7 @@ def test_a_server_that_does_not_start_says_why_and_leaves_nothing() -> None:
 def test_a_taken_port_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     with EmbeddedPostgres() as first:
         ports = iter([first.port, first.port + 1, first.port + 2])
-        monkeypatch.setattr("pooler.embedded._free_port", lambda: next(ports))
+        monkeypatch.setattr("pooler.embedded.free_port", lambda: next(ports))
         with EmbeddedPostgres() as second:
             assert second.port != first.port
 

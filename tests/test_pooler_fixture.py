@@ -1,17 +1,11 @@
 """The fixtures `pooler` and `run_with_config` with the real pooler: the shortest way through it."""
 
-import importlib.util
-
 import pytest
 
 from tests.conftest import RunWithConfig
 from tests.support.pooler import Config, Pooler, merged
 from tests.support.postgres import PASSWORDS, Postgres
 from tests.support.rawclient import RawClient
-
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("pooler.__main__") is None, reason="there is no service yet"
-)
 
 
 @pytest.mark.parametrize("user", ["app", "alice", "md5user", "plainuser", "trustuser"])

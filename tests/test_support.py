@@ -112,6 +112,9 @@ def test_copy(client: RawClient) -> None:
 
 def test_cancel(client: RawClient, postgres: Postgres) -> None:
     client.send(raw.query("SELECT pg_sleep(30)"))
+    # Sooner it would find nothing to cancel.
+    while not any(one["pid"] == client.pid and one["query_start"] for one in postgres.backends()):
+        pass
     with RawClient(postgres.host, postgres.port) as other:
         other.send(raw.cancel_request(client.pid, client.key))
         assert other.is_closed()
