@@ -205,3 +205,8 @@ def test_files_that_were_read(load_text: Load, tmp_path: Path) -> None:
     assert config.files == tuple(
         f"{tmp_path}/{name}" for name in ("pooler.yaml", "pw", "users.txt")
     )
+
+
+def test_line_is_that_of_the_key(mistakes: Mistakes) -> None:
+    (problem,) = mistakes(BASE + "defaults:\n  pool_size:\n\n    abc\n")
+    assert problem.startswith("pooler.yaml:4: defaults.pool_size: 'abc' is not a whole number")
