@@ -89,13 +89,15 @@ def _working(pool: Pool, server: Server, now: float) -> None:
         return
     if client is None or server.state is not ServerState.ACTIVE or pool.single_use:
         return
+    if server.timed_out is not None:  # a cancel has been sent: `deadline` is next
+        return
     reason = _time_limit(server, client, now)
     if reason is None:
         return
     if server.ledger.settled:
         pool.counters.timeouts += 1
         _fail(client, reason, _SQLSTATES[reason])
-    elif server.timed_out is None:
+    else:
         pool.counters.timeouts += 1
         server.timed_out = reason
         server.deadline = now + pool.settings.cancel_wait_timeout

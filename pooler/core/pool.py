@@ -246,6 +246,9 @@ class Pool:
             self.counters.query_time += now - server.busy_since
             server.busy_since = 0.0
         server.idle_since = now
+        if server.timed_out is CloseReason.QUERY_TIMEOUT:  # the cancel has done its work
+            server.timed_out = None
+            server.deadline = 0.0
         mode = client.limits.pool_mode
         if server.status != codes.IDLE:
             if mode is PoolMode.STATEMENT:
