@@ -44,7 +44,7 @@ class ServerLogin(DialogueProtocol[Welcome]):
             self.result.set_exception(
                 ServerRefused(error.fields)
                 if isinstance(error, Refused)
-                else ServerFault(error.sqlstate, error.text, error.cause)
+                else ServerFault(error.sqlstate, error.text)
             )
 
     def cut_off(self, error: BaseException | None) -> None:

@@ -5,6 +5,7 @@ end, and answer `Find`.
 """
 
 import asyncio
+from collections.abc import Awaitable
 from typing import Any, Final, Generic, TypeVar, cast
 
 from pooler.wire.logins import Account, Dialogue, Find, LoginFailed, Message, Packet, Refused
@@ -24,12 +25,13 @@ class DialogueProtocol(asyncio.Protocol, Generic[T]):
         self._dialogue: Dialogue[T] = dialogue
         self._buffer = bytearray()
         self._request: Packet | Message | None = None
+        self._task: asyncio.Task[None] | None = None  # looks for an answer
         self._over = False
 
     # -- for subclasses
 
-    def find(self, request: Find) -> Account:
-        """Return who wants to log in, and how they must prove it."""
+    def find(self, request: Find) -> Account | Awaitable[Account]:
+        """Return, perhaps later, who wants to log in, and how they must prove it."""
         raise NotImplementedError
 
     def succeeded(self, result: T, rest: bytes) -> None:
@@ -56,6 +58,9 @@ class DialogueProtocol(asyncio.Protocol, Generic[T]):
         if self._over:
             return
         self._buffer += data
+        self._feed()
+
+    def _feed(self) -> None:
         while self._request is not None:
             try:
                 taken = self._request.take(self._buffer)
@@ -85,7 +90,21 @@ class DialogueProtocol(asyncio.Protocol, Generic[T]):
         """End the dialogue; nothing more will be heard of it."""
         self._over = True
         self._request = None
+        if self._task is not None and self._task is not asyncio.current_task():
+            self._task.cancel()
         self._dialogue.close()
+
+    async def _await(self, answer: Awaitable[Any]) -> None:
+        """Go on with the dialogue when the answer is there."""
+        try:
+            result = await answer
+        except LoginFailed as error:
+            self.stop()
+            self.failed(error)
+            return
+        if not self._over:
+            self._step(result)
+            self._feed()
 
     def _step(self, answer: Any) -> None:
         while True:
@@ -93,7 +112,9 @@ class DialogueProtocol(asyncio.Protocol, Generic[T]):
                 step = self._dialogue.send(answer)
             except StopIteration as done:
                 self._over = True
-                self.succeeded(done.value, bytes(self._buffer))
+                rest = bytes(self._buffer)
+                self._buffer.clear()
+                self.succeeded(done.value, rest)
                 return
             except (LoginFailed, Refused) as error:
                 self._over = True
@@ -103,7 +124,11 @@ class DialogueProtocol(asyncio.Protocol, Generic[T]):
                 self.transport.write(step)
                 answer = None
             elif isinstance(step, Find):
-                answer = self.find(step)
+                found = self.find(step)
+                if not isinstance(found, Account):
+                    self._task = asyncio.get_running_loop().create_task(self._await(found))
+                    return
+                answer = found
             else:
                 self._request = step
                 return

@@ -1,11 +1,12 @@
 """Greets a new connection: leads it through its login and into its pool, or turns it away."""
 
 import asyncio
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, cast
 
 from pooler.core.errors import CloseReason, PoolerError
 from pooler.dialogue import DialogueProtocol
-from pooler.sockets import peer_name, set_options
+from pooler.sockets import connection, peer_name, set_options
 from pooler.wire import build, codes
 from pooler.wire.logins import Account, Find, Login, LoginFailed, Refused, client_login
 from pooler.wire.parse import CancelRequest
@@ -38,11 +39,11 @@ class Greeter(DialogueProtocol[Login | CancelRequest]):
             self._timer = asyncio.get_running_loop().call_later(timeout, self._too_slow)
         super().connection_made(transport)
 
-    def find(self, request: Find) -> Account:
-        """Look the user up in the configuration."""
+    def find(self, request: Find) -> Account | Awaitable[Account]:
+        """Have the user looked up."""
         self._user = request.user
         self._database = request.database
-        return self._service.account(request.user)
+        return self._service.authenticator.find(connection(self.transport), request)
 
     def succeeded(self, result: Login | CancelRequest, rest: bytes) -> None:
         """Make a client of the connection, or do what the cancel request asks for."""

@@ -15,6 +15,7 @@ from typing import Final, cast
 
 import pooler
 from pooler import logs
+from pooler.auth import Authenticator
 from pooler.config import Change, Config, ConfigError, changes
 from pooler.core import overdue
 from pooler.core.client import Client
@@ -30,7 +31,6 @@ from pooler.listener import Listener
 from pooler.notify import notify, reloading
 from pooler.watch import watch
 from pooler.wire import codes
-from pooler.wire.logins import Account
 from pooler.wire.parse import CancelRequest
 
 TICK: Final = 0.1
@@ -57,6 +57,7 @@ class Service(Edge):
         self.login_key = secrets.token_bytes(32)
         self.randbytes = secrets.token_bytes
         self.router = Router(self, self.randbytes)
+        self.authenticator = Authenticator(lambda: self.config)
         self._listener = Listener(lambda: Greeter(self))
         self._dialer = Dialer(lambda: self.config, self.randbytes, random.random)
         self._metrics = MetricsServer(self)
@@ -156,10 +157,6 @@ class Service(Edge):
     def greeted(self, greeter: Greeter) -> None:
         """The login is over, one way or the other."""
         self._greeters.discard(greeter)
-
-    def account(self, user: str) -> Account:
-        """Return how a user has to prove who they are, and what is known of them."""
-        return Account(self.config.auth.type.value, self.config.secret(user))
 
     def cancel_request(self, request: CancelRequest) -> None:
         """Do what a CancelRequest asks for, if its key is right; there is no answer to it."""
@@ -350,7 +347,7 @@ class Service(Edge):
         self.router.end(error, CloseReason.SHUTDOWN)
         end = self.now() + timeout if timeout else float("inf")
         while self.router.clients.count and self.now() < end and not self._stop_now.is_set():
-            await asyncio.sleep(TICK / 2)  # noqa: ASYNC110  # three conditions, one of them time
+            await asyncio.sleep(TICK / 2)  # three conditions, one of them time
         left = self.router.clients.count
         if left:
             logs.event(logging.WARNING, "clients cut off", clients=left)

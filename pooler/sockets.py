@@ -7,8 +7,10 @@ import grp
 import os
 import socket
 import stat
+import struct
 from typing import Final, cast
 
+from pooler.auth import Connection
 from pooler.config import Settings
 from pooler.core.peer import WRITE_HIGH
 
@@ -22,6 +24,16 @@ def peer_name(transport: asyncio.BaseTransport) -> str:
         return "unix"
     host, port = name[0], name[1]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def connection(transport: asyncio.BaseTransport) -> Connection:
+    """Return what the system knows of the other end."""
+    name = transport.get_extra_info("peername")
+    if isinstance(name, tuple):
+        return Connection(name[0])
+    sock = transport.get_extra_info("socket")
+    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return Connection("", struct.unpack("3i", credentials)[1])
 
 
 def socket_address(sock: socket.socket) -> str:

@@ -167,9 +167,11 @@ class Client(Peer):
         assert server is not None
         cutter = self._cutter
         self.pool.counters.received += len(data)
+        before = cutter.left
         try:
             at = cutter.scan(data, 0)
         except BadMessage as bad:
+            cutter.left = before  # nothing of this chunk is passed on
             self.fail(protocol_violation(str(bad)), CloseReason.PROTOCOL_VIOLATION)
             return
         if cutter.stop != END:

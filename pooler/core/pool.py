@@ -229,6 +229,7 @@ class Pool:
     def _unlink(self, server: Server, client: Client) -> None:
         server.client = None
         client.server = None
+        server.torn = client.within_message
         client.unbrake(PEER_FULL)
         server.unbrake(PEER_FULL)
         now = self.edge.now()
@@ -299,9 +300,12 @@ class Pool:
             gauge.share()
 
     def _unwanted(self, server: Server, now: float) -> CloseReason | None:
-        """Return why a server should rather leave than be used again, None if it should not."""
+        """Return why a server should rather leave than be used next, None if it should not.
+
+        With `single_use` it is a new one: the used ones are closed when their client goes.
+        """
         settings = self.settings
-        if self.single_use:
+        if self.single_use and not self.someone_waits():
             return CloseReason.SINGLE_USE
         if self.ending is not None:
             return self.ending[1]
@@ -439,10 +443,11 @@ class Pool:
             server.chore.close()
             server.chore = None
         client = server.client
+        if client is not None:
+            self._unlink(server, client)
         server.leave()
         self.edge.server_closed(server, reason, text)
         if client is not None:
-            self._unlink(server, client)
             self._bereave(client, server)
 
     def _take_out(self, server: Server) -> None:
@@ -463,14 +468,15 @@ class Pool:
         elif server.farewell is not None:  # the server's own words have been passed on
             client.close(CloseReason.SERVER_LOST, server.farewell.get("M", ""))
         else:
-            client.fail(
-                ServerFault(
-                    codes.CONNECTION_FAILURE,
-                    "server closed the connection unexpectedly",
-                    hint="The server process died or was cut off while it worked for you.",
-                ),
-                CloseReason.SERVER_LOST,
+            error = ServerFault(
+                codes.CONNECTION_FAILURE,
+                "server closed the connection unexpectedly",
+                hint="The server process died or was cut off while it worked for you.",
             )
+            if server.within_message:  # the client would take our words for the message's rest
+                client.close(CloseReason.SERVER_LOST, error.text)
+            else:
+                client.fail(error, CloseReason.SERVER_LOST)
 
     def server_gone(self, server: Server) -> None:
         """A server's connection has ended, expected or not: its place is free."""

@@ -8,7 +8,7 @@ asks what is overdue.
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
-from pooler.core import session
+from pooler.core import chores, session
 from pooler.core.chores import Chore, Unusable
 from pooler.core.errors import CloseReason
 from pooler.core.ledger import Ledger
@@ -100,6 +100,7 @@ class Server(Peer):
         self.client: Client | None = None
         self.chore: Chore | None = None
         self.failure: dict[str, str] | None = None  # the last error, while a chore runs
+        self.torn = False  # its client left within a message, which nothing must complete
         self.cancels = 0  # cancels on their way: not to be given to anybody else
         self.timed_out: CloseReason | None = None
         self.leaving_for: CloseReason | None = None
@@ -177,14 +178,16 @@ class Server(Peer):
 
     def data_received(self, data: bytes) -> None:
         """Account for a chunk, and pass it on to the client."""
-        if self.state is ServerState.CLOSED:
+        if self.state is ServerState.LEAVING or self.state is ServerState.CLOSED:
             return
+        before = self._cutter.left
         if self._tail:
             data = self._tail + data
             self._tail = b""
         try:
             at = self._walk(data)
         except (BadMessage, parse.Malformed) as bad:
+            self._cutter.left = before  # nothing of this chunk is passed on
             self.pool.server_broke(self, str(bad))
             return
         if at < len(data):
@@ -198,7 +201,12 @@ class Server(Peer):
                 self._resume_chore()
             elif client is not None:
                 self.pool.settled(self)
-        elif client is None and (self.ledger.unsure or self.farewell):
+        elif client is None and (
+            self.ledger.unsure
+            or self.farewell
+            # the rest of a message that nobody asked for would go to the next client
+            or (self.state is ServerState.IDLE and self._cutter.left)
+        ):
             self.pool.server_broke(self, "a reply that nobody asked for")
 
     def _walk(self, data: bytes) -> int:
@@ -246,6 +254,8 @@ class Server(Peer):
     def _look(self, kind: int, body: bytes) -> None:
         if kind == codes.COPY_IN_RESPONSE:
             self.ledger.copy_started()
+            if self.client is None:  # it left before its COPY began: a cancel does not end that
+                self.send(chores.NO_COPY, bytearray([codes.COPY_FAIL]))
         elif kind == codes.PARAMETER_STATUS:
             self._parameter_changed(*parse.parameter_status(body))
         else:
@@ -290,7 +300,6 @@ class Server(Peer):
 
         Its place is free only then: `pg_stat_activity` must never show one too many.
         """
-        client = self.client
-        if client is None or not client.within_message:
+        if not self.torn:
             self.transport.write(build.TERMINATE)
         self.transport.write_eof()

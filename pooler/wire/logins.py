@@ -187,6 +187,8 @@ def client_login(random: Random, key: bytes) -> Dialogue[Login | CancelRequest]:
         account: Account = yield Find(user, database, parameters)
         method = yield from _check(user, account, random, key)
         return Login(user, database, parameters, minor, method)
+    except parse.UnsupportedVersion as version:
+        raise LoginFailed(codes.FEATURE_NOT_SUPPORTED, str(version)) from None
     except Malformed as broken:
         raise LoginFailed(codes.PROTOCOL_VIOLATION, str(broken)) from None
 
@@ -200,12 +202,7 @@ def _first_packet() -> Dialogue[parse.Startup | CancelRequest]:
             return packet
         code = packet.code
         if code in refused:
-            # PostgreSQL's words: a second request is read as a version
-            raise LoginFailed(
-                codes.FEATURE_NOT_SUPPORTED,
-                f"unsupported frontend protocol {code >> 16}.{code & 0xFFFF}: "
-                f"server supports 3.0 to 3.{codes.NEWEST_MINOR}",
-            )
+            raise parse.UnsupportedVersion(code)  # as PostgreSQL reads a second request
         refused.append(code)
         yield b"N"
 

@@ -15,6 +15,16 @@ class Malformed(Exception):
     """A message's body does not have the shape that its kind calls for; the text says how."""
 
 
+class UnsupportedVersion(Malformed):
+    """A startup packet of a protocol that we do not speak; the text is PostgreSQL's."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(
+            f"unsupported frontend protocol {code >> 16}.{code & 0xFFFF}: "
+            f"server supports 3.0 to 3.{codes.NEWEST_MINOR}"
+        )
+
+
 def text(raw: bytes) -> str:
     """Return wire text as `str`; bytes that are no UTF-8 survive a round trip."""
     return raw.decode("utf-8", "surrogateescape")
@@ -72,10 +82,7 @@ def first_packet(body: bytes) -> Startup | CancelRequest | EncryptionRequest:
             raise Malformed("invalid length of cancel request packet")
         return CancelRequest(struct.unpack_from("!I", body, 4)[0], body[8:])
     if code >> 16 != 3:
-        raise Malformed(
-            f"unsupported frontend protocol {code >> 16}.{code & 0xFFFF}: "
-            f"server supports 3.0 to 3.{codes.NEWEST_MINOR}"
-        )
+        raise UnsupportedVersion(code)
     parameters: dict[str, str] = {}
     options: list[str] = []
     at = 4
