@@ -29,6 +29,7 @@ from pooler.greeter import Greeter
 from pooler.http import MetricsServer
 from pooler.listener import Listener
 from pooler.notify import notify, reloading
+from pooler.sockets import hung_up
 from pooler.watch import watch
 from pooler.wire import codes
 from pooler.wire.parse import CancelRequest
@@ -89,6 +90,10 @@ class Service(Edge):
     def cancel(self, server: Server) -> None:
         """Have the dialer deliver a cancel."""
         self._dialer.cancel(server)
+
+    def hung_up(self, client: Client) -> bool:
+        """Ask the kernel: without reading, the loop would not notice."""
+        return hung_up(client.transport)
 
     def client_opened(self, client: Client) -> None:
         """Log it."""
@@ -346,8 +351,9 @@ class Service(Edge):
             greeter.turn_away(error, CloseReason.SHUTDOWN)
         self.router.end(error, CloseReason.SHUTDOWN)
         end = self.now() + timeout if timeout else float("inf")
-        while self.router.clients.count and self.now() < end and not self._stop_now.is_set():
-            await asyncio.sleep(TICK / 2)  # three conditions, one of them time
+        # three conditions, one of them time
+        while self.router.clients.count and self.now() < end and not self._stop_now.is_set():  # noqa: ASYNC110
+            await asyncio.sleep(TICK / 2)
         left = self.router.clients.count
         if left:
             logs.event(logging.WARNING, "clients cut off", clients=left)

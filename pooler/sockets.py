@@ -5,6 +5,7 @@ import contextlib
 import errno
 import grp
 import os
+import select
 import socket
 import stat
 import struct
@@ -12,7 +13,7 @@ from typing import Final, cast
 
 from pooler.auth import Connection
 from pooler.config import Settings
-from pooler.core.peer import WRITE_HIGH
+from pooler.core.peer import WRITE_HIGH, Transport
 
 _LIVE_CHECK: Final = 1.0  # seconds to find out whether somebody still serves a unix socket
 
@@ -34,6 +35,13 @@ def connection(transport: asyncio.BaseTransport) -> Connection:
     sock = transport.get_extra_info("socket")
     credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     return Connection("", struct.unpack("3i", credentials)[1])
+
+
+def hung_up(transport: Transport) -> bool:
+    """Return whether the peer has closed its side, read or not what came before."""
+    poll = select.poll()
+    poll.register(transport.get_extra_info("socket"), select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 def socket_address(sock: socket.socket) -> str:

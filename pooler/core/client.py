@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from pooler.core import session
 from pooler.core.errors import CloseReason, PoolerError, protocol_violation
 from pooler.core.limits import Gauge
-from pooler.core.peer import HELD_FULL, HOLD_LIMIT, PEER_FULL, Peer, Transport
+from pooler.core.peer import HELD_FULL, HOLD_LIMIT, OWN_FULL, PEER_FULL, Peer, Transport
 from pooler.core.settings import SessionSettings
 from pooler.wire import build, codes
 from pooler.wire.cutter import END, MORE, BadMessage, client_cutter, peek
@@ -112,12 +112,14 @@ class Client(Peer):
     def pause_writing(self) -> None:
         """The client reads slower than its server sends."""
         self.full = True
+        self.brake(OWN_FULL)  # as a server that cannot write does not read
         if self.server is not None:
             self.server.brake(PEER_FULL)
 
     def resume_writing(self) -> None:
         """The client has caught up."""
         self.full = False
+        self.unbrake(OWN_FULL)
         if self.server is not None:
             self.server.unbrake(PEER_FULL)
 

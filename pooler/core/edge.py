@@ -33,6 +33,10 @@ class Edge:
     def cancel(self, server: "Server") -> None:
         """Send a cancel for what `server` does; answer with its pool's `cancel_over`."""
 
+    def hung_up(self, client: "Client") -> bool:
+        """Return whether a client from which nothing is read now has gone."""
+        return False
+
     # -- observations
 
     def client_opened(self, client: "Client") -> None:

@@ -48,6 +48,9 @@ def enforce_client_idle(pool: Pool) -> None:
 
 
 def _waiting(pool: Pool, client: Client, now: float) -> None:
+    if client.braked and pool.edge.hung_up(client):
+        client.close(CloseReason.PEER_CLOSED)
+        return
     limits = client.limits
     waited = now - client.waiting_since
     if client.state is ClientState.GREETING:
@@ -81,6 +84,9 @@ def _wait_error(pool: Pool, what: str, waited: float) -> PoolerError:
 
 def _working(pool: Pool, server: Server, now: float) -> None:
     client = server.client
+    if client is not None and client.braked and pool.edge.hung_up(client):
+        client.close(CloseReason.PEER_CLOSED)
+        return
     if server.deadline and now >= server.deadline:
         if client is not None and server.timed_out is not None:
             _fail(client, server.timed_out, _SQLSTATES[server.timed_out])

@@ -13,6 +13,8 @@ PEER_FULL: Final = 1
 """What was read cannot be written on: the other side's buffer is over its limit."""
 HELD_FULL: Final = 2
 """The client has no server yet, and what it sent meanwhile is over `HOLD_LIMIT`."""
+OWN_FULL: Final = 4
+"""The client does not read its answers, so it is to ask for no more."""
 
 HOLD_LIMIT: Final = 65_536
 """Bytes of a client kept while it has no server. A message that fits is also awaited whole
