@@ -37,6 +37,8 @@ from typing import Any, Final, Literal, TypeAlias, TypeVar
 from pooler.wire import build, codes, parse, passwords, scram
 from pooler.wire.parse import CancelRequest, Malformed
 
+Credential: TypeAlias = str | scram.Keys
+"""What logs in to a server: a password, an md5 secret, or the keys that a client proved by SCRAM."""
 Method: TypeAlias = Literal["trust", "password", "md5", "scram-sha-256"]
 Random: TypeAlias = Callable[[int], bytes]
 """Returns that many random bytes; `secrets.token_bytes`, but for tests."""
@@ -156,13 +158,17 @@ class Login:
     """The protocol's minor version in force, 0 or 2."""
     method: Method
     """How the client proved who he is: md5 becomes scram-sha-256 where a verifier is stored."""
+    credential: Credential | None = field(default=None, repr=False, compare=False)
+    """What would log him in at a server that knows him by the same secret."""
 
 
-def client_login(random: Random, key: bytes) -> Dialogue[Login | CancelRequest]:
+def client_login(
+    random: Random, key: bytes, keyring: scram.Keyring | None = None
+) -> Dialogue[Login | CancelRequest]:
     """Lead a client to its login, or return its CancelRequest.
 
     `key` is a secret, the same for all logins: the salts of users without a SCRAM verifier hang
-    on it (see `scram.user_salt`).
+    on it (see `scram.user_salt`). So is `keyring`, which saves the cost of most derivations.
 
     The caller answers `Find`, and after the result sends AuthenticationOk, the parameters, a key
     and ReadyForQuery. It writes a LoginFailed's text as a FATAL ErrorResponse and closes.
@@ -185,8 +191,8 @@ def client_login(random: Random, key: bytes) -> Dialogue[Login | CancelRequest]:
             )
         database = parameters.get("database", "") or user
         account: Account = yield Find(user, database, parameters)
-        method = yield from _check(user, account, random, key)
-        return Login(user, database, parameters, minor, method)
+        proven = yield from _check(user, account, random, key, keyring or scram.Keyring())
+        return Login(user, database, parameters, minor, *proven)
     except parse.UnsupportedVersion as version:
         raise LoginFailed(codes.FEATURE_NOT_SUPPORTED, str(version)) from None
     except Malformed as broken:
@@ -213,20 +219,21 @@ def _wrong_password(user: str, cause: str) -> LoginFailed:
     )
 
 
-def _check(user: str, account: Account, random: Random, key: bytes) -> Dialogue[Method]:
-    """Have the client prove who he is; return the method used."""
+def _check(
+    user: str, account: Account, random: Random, key: bytes, keyring: scram.Keyring
+) -> Dialogue[tuple[Method, Credential | None]]:
+    """Have the client prove who he is; return the method used and what it yields."""
     secret = account.secret or None  # an empty password is none, as in PostgreSQL
     kind = None if secret is None else passwords.kind_of(secret)
     if account.method == "trust":
-        return "trust"
+        return "trust", None if kind is passwords.Kind.SCRAM else secret
     if account.method == "password":
-        yield from _check_password(user, secret, key)
-        return "password"
+        return "password", (yield from _check_password(user, secret, key))
     if account.method == "md5" and kind is not passwords.Kind.SCRAM:
         yield from _check_md5(user, secret, random, key)
-        return "md5"
-    yield from _check_scram(user, secret, random, key)
-    return "scram-sha-256"
+        return "md5", secret
+    keys = yield from _check_scram(user, secret, random, key, keyring)
+    return "scram-sha-256", secret if kind is passwords.Kind.PLAIN else keys
 
 
 def _from_client(awaited: str) -> Dialogue[bytes]:
@@ -242,33 +249,34 @@ def _password() -> Dialogue[str]:
     return typed
 
 
-def _check_password(user: str, secret: str | None, key: bytes) -> Dialogue[None]:
+def _check_password(user: str, secret: str | None, key: bytes) -> Dialogue[str]:
     yield build.authentication(codes.AUTH_CLEARTEXT)
     typed = yield from _password()
-    if secret is None:
-        scram.mock_verifier(key, user).matches(typed)  # takes as long as a real one
-        raise _wrong_password(user, "no such user")
-    if not passwords.matches(secret, user, typed):
-        raise _wrong_password(user, "wrong password")
+    if secret is not None and passwords.matches(secret, user, typed):
+        return typed
+    if secret is None or passwords.kind_of(secret) is not passwords.Kind.SCRAM:
+        scram.derive_keys(typed, scram.user_salt(key, user))  # a verifier would have taken as long
+    raise _wrong_password(user, "no such user" if secret is None else "wrong password")
 
 
 def _check_md5(user: str, secret: str | None, random: Random, key: bytes) -> Dialogue[None]:
     salt = random(4)
     yield build.authentication(codes.AUTH_MD5, salt)
     typed = yield from _password()
-    if secret is None:
-        raise _wrong_password(user, "no such user")
-    if not passwords.answers_md5(secret, user, salt, typed):
-        raise _wrong_password(user, "wrong password")
+    right = passwords.answers_md5(secret or scram.mock_password(key, user), user, salt, typed)
+    if not right or secret is None:
+        raise _wrong_password(user, "no such user" if secret is None else "wrong password")
 
 
-def _check_scram(user: str, secret: str | None, random: Random, key: bytes) -> Dialogue[None]:
+def _check_scram(
+    user: str, secret: str | None, random: Random, key: bytes, keyring: scram.Keyring
+) -> Dialogue[scram.Keys | None]:
     yield build.sasl_mechanisms([scram.MECHANISM])
     body = yield from _from_client("SASL response")
     mechanism, response = parse.sasl_initial_response(body)
     if mechanism != scram.MECHANISM:
         raise Malformed("client selected an invalid SASL authentication mechanism")
-    verifier, cause = _verifier(user, secret, key)
+    verifier, cause = _verifier(user, secret, key, keyring)
     exchange = scram.ServerExchange(verifier, random(scram.NONCE_SIZE))
     yield build.authentication(codes.AUTH_SASL_CONTINUE, exchange.first(response))
     body = yield from _from_client("SASL response")
@@ -276,18 +284,23 @@ def _check_scram(user: str, secret: str | None, random: Random, key: bytes) -> D
     if final is None or cause:
         raise _wrong_password(user, cause or "wrong password")
     yield build.authentication(codes.AUTH_SASL_FINAL, final)
+    return exchange.keys
 
 
-def _verifier(user: str, secret: str | None, key: bytes) -> tuple[scram.Verifier, str]:
+def _verifier(
+    user: str, secret: str | None, key: bytes, keyring: scram.Keyring
+) -> tuple[scram.Verifier, str]:
     """Return the verifier to check against, and why that cannot succeed if it cannot."""
-    if secret is None:
-        return scram.mock_verifier(key, user), "no such user"
-    stored = scram.parse_verifier(secret)
+    stored = None if secret is None else scram.parse_verifier(secret)
     if stored is not None:
         return stored, ""
-    if passwords.kind_of(secret) is passwords.Kind.MD5:
-        return scram.mock_verifier(key, user), "an md5 secret cannot serve scram-sha-256"
-    return scram.derive_verifier(secret, scram.user_salt(key, user)), ""
+    cause = ""
+    if secret is None:
+        cause = "no such user"
+    elif passwords.kind_of(secret) is passwords.Kind.MD5:
+        cause = "an md5 secret cannot serve scram-sha-256"
+    password = scram.mock_password(key, user) if cause or secret is None else secret
+    return keyring.verifier(password, scram.user_salt(key, user)), cause
 
 
 # -- we log in to a server: we are the client
@@ -308,21 +321,25 @@ class Welcome:
 
 def server_login(
     user: str,
-    secret: str | None,
+    secret: Credential | None,
     parameters: Iterable[tuple[str, str]],
     random: Random,
     version: int = codes.PROTOCOL_3_0,
+    keyring: scram.Keyring | None = None,
 ) -> Dialogue[Welcome]:
     """Log in to a server, from the StartupMessage to its ReadyForQuery.
 
     `parameters` are the StartupMessage's besides the user; `secret` is the password, or an md5
-    secret, which answers an md5 request only. The server has to prove that it knows the password
-    where the method lets it (SCRAM).
+    secret, which answers an md5 request only, or a client's SCRAM keys, which answer a server
+    with the same verifier. The server has to prove that it knows the password where the method
+    lets it (SCRAM). `keyring` saves the cost of all derivations but the first.
     """
     said = _Server()
     try:
         yield build.startup([("user", user), *parameters], version)
-        minor = yield from _authenticate(said, user, secret, random, version & 0xFFFF)
+        minor = yield from _authenticate(
+            said, user, secret, random, version & 0xFFFF, keyring or scram.Keyring()
+        )
         return (yield from _welcome(said, minor))
     except Malformed as broken:
         raise LoginFailed(codes.PROTOCOL_VIOLATION, f"bad answer to our login: {broken}") from None
@@ -356,7 +373,12 @@ class _Server:
 
 
 def _authenticate(
-    said: _Server, user: str, secret: str | None, random: Random, minor: int
+    said: _Server,
+    user: str,
+    secret: Credential | None,
+    random: Random,
+    minor: int,
+    keyring: scram.Keyring,
 ) -> Dialogue[int]:
     """Prove who we are; return the minor version in force."""
     kind, body = yield from said.message(b"Rv", "authentication request")
@@ -374,42 +396,60 @@ def _authenticate(
             codes.FEATURE_NOT_SUPPORTED,
             f"the server asks for authentication method {request}, which is not supported",
         )
-    usable = _METHODS[request][1]
-    if not secret or passwords.kind_of(secret) not in usable:
-        have = passwords.kind_of(secret).value if secret else "none"
+    have = _kind(secret)
+    if secret is None or have not in _METHODS[request][1]:
         raise LoginFailed(
             codes.INVALID_PASSWORD,
             f'the server asks for {_METHODS[request][0]} of user "{user}", '
-            f"which the configured password (kind: {have}) cannot answer",
+            f"which the pooler's secret (kind: {have}) cannot answer",
         )
-    if request == codes.AUTH_CLEARTEXT:
+    if request == codes.AUTH_SASL:
+        try:
+            yield from _prove(said, secret, random, data, keyring)
+        except scram.DifferentVerifier:
+            raise LoginFailed(
+                codes.INVALID_PASSWORD,
+                f"the server's verifier of user \"{user}\" is not the one that the pooler's "
+                "client logged in with (salt or iterations differ)",
+            ) from None
+    elif not isinstance(secret, str):
+        raise AssertionError("keys answer SCRAM only")
+    elif request == codes.AUTH_CLEARTEXT:
         yield build.password(secret)
-    elif request == codes.AUTH_MD5:
+    else:
         if len(data) != 4:
             raise Malformed("invalid md5 salt")
         yield build.password(passwords.md5_answer(secret, user, data))
-    else:
-        yield from _prove(said, secret, random, data)
     yield from said.authentication(codes.AUTH_OK)
     return minor
 
 
+_KEYS: Final = "SCRAM keys"
+_PLAIN: Final = passwords.Kind.PLAIN.value
 _METHODS: Final = {
-    codes.AUTH_CLEARTEXT: ("a password", (passwords.Kind.PLAIN,)),
-    codes.AUTH_MD5: ("an md5 answer", (passwords.Kind.PLAIN, passwords.Kind.MD5)),
-    codes.AUTH_SASL: ("a SCRAM-SHA-256 proof", (passwords.Kind.PLAIN,)),
+    codes.AUTH_CLEARTEXT: ("a password", (_PLAIN,)),
+    codes.AUTH_MD5: ("an md5 answer", (_PLAIN, passwords.Kind.MD5.value)),
+    codes.AUTH_SASL: ("a SCRAM-SHA-256 proof", (_PLAIN, _KEYS)),
 }
 """By authentication request: its name, and the kinds of secret that can answer it."""
 
 
-def _prove(said: _Server, secret: str, random: Random, offer: bytes) -> Dialogue[None]:
+def _kind(secret: Credential | None) -> str:
+    if isinstance(secret, scram.Keys):
+        return _KEYS
+    return passwords.kind_of(secret).value if secret else "none"
+
+
+def _prove(
+    said: _Server, secret: Credential, random: Random, offer: bytes, keyring: scram.Keyring
+) -> Dialogue[None]:
     offered = parse.sasl_mechanisms(offer)
     if scram.MECHANISM not in offered:
         raise LoginFailed(
             codes.FEATURE_NOT_SUPPORTED,
             f"none of the server's SASL mechanisms is supported: {', '.join(offered)}",
         )
-    exchange = scram.ClientExchange(secret, random(scram.NONCE_SIZE))
+    exchange = scram.ClientExchange(secret, random(scram.NONCE_SIZE), keyring=keyring)
     yield build.sasl_initial_response(scram.MECHANISM, exchange.first())
     challenge = yield from said.authentication(codes.AUTH_SASL_CONTINUE)
     yield build.sasl_response(exchange.final(challenge))

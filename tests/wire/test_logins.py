@@ -1,8 +1,9 @@
 """The login dialogues: against each other, against bytes, and against garbage."""
 
+import hashlib
 import struct
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from itertools import product
 from typing import get_args
 
@@ -14,6 +15,7 @@ from pooler.wire import build, codes, passwords, scram
 from pooler.wire.logins import (
     SERVER_MESSAGES,
     Account,
+    Credential,
     Find,
     Login,
     LoginFailed,
@@ -57,7 +59,7 @@ def as_server(account: Account, key: bytes = KEY) -> Side:
     return Side(client_login(counting(), key), lambda _: account)
 
 
-def as_client(secret: str | None, version: int = codes.PROTOCOL_3_0) -> Side:
+def as_client(secret: Credential | None, version: int = codes.PROTOCOL_3_0) -> Side:
     """Our side of a login as bob to a server."""
     return Side(server_login("bob", secret, [("database", "shop")], counting(), version))
 
@@ -156,6 +158,96 @@ def test_nobody_can_tell_an_unknown_user() -> None:
                 error = fails(server)
                 seen.append((error.sqlstate, error.text, server.asked, bytes(client.inbox)))
         assert seen == [seen[0]] * 4
+
+
+@pytest.mark.parametrize("typed", [PASSWORD, "wrong"])
+def test_an_unknown_user_costs_what_a_known_one_does(typed: str) -> None:
+    derived = []
+    for secret in (PASSWORD, stored(Kind.MD5), None):
+        ring = scram.Keyring()
+        for _ in range(3):
+            server = Side(
+                client_login(counting(), KEY, ring),
+                partial(_account, Account("scram-sha-256", secret)),
+            )
+            converse(as_client(typed), server)
+            derived.append(ring.derived)
+    assert derived == [1, 1, 1] * 3
+
+
+def _account(account: Account, _: Find) -> Account:
+    return account
+
+
+def test_a_wrong_password_in_the_clear_costs_the_same_whatever_is_stored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    derived = []
+    derive = hashlib.pbkdf2_hmac
+
+    def counted(name: str, password: bytes, salt: bytes, iterations: int) -> bytes:
+        derived.append(password)
+        return derive(name, password, salt, iterations)
+
+    accounts = [Account("password", stored(kind)) for kind in (*Kind, None)]
+    monkeypatch.setattr(hashlib, "pbkdf2_hmac", counted)
+    for account in accounts:
+        server = as_server(account)
+        converse(as_client("wrong"), server)
+        fails(server)
+    assert derived == [b"wrong"] * len(accounts)
+
+
+@pytest.mark.parametrize(
+    ("method", "kind", "used"),
+    [
+        ("trust", None, "none"),
+        ("trust", Kind.PLAIN, "plain"),
+        ("trust", Kind.MD5, "md5"),
+        ("trust", Kind.SCRAM, "none"),
+        ("password", Kind.PLAIN, "plain"),
+        ("password", Kind.MD5, "plain"),
+        ("password", Kind.SCRAM, "plain"),
+        ("md5", Kind.PLAIN, "plain"),
+        ("md5", Kind.MD5, "md5"),
+        ("md5", Kind.SCRAM, "keys"),
+        ("scram-sha-256", Kind.PLAIN, "plain"),
+        ("scram-sha-256", Kind.SCRAM, "keys"),
+    ],
+)
+def test_a_login_yields_what_logs_in_to_a_server(
+    method: Method, kind: Kind | None, used: str
+) -> None:
+    client, server = as_client(PASSWORD), as_server(Account(method, stored(kind)))
+    converse(client, server)
+    login = server.outcome()
+    expected = {
+        "none": None,
+        "plain": PASSWORD,
+        "md5": stored(Kind.MD5),
+        "keys": scram.derive_keys(PASSWORD, b"salt", 2),
+    }[used]
+    assert login.credential == expected
+    assert PASSWORD not in repr(login)
+    if isinstance(expected, scram.Keys):
+        again = as_server(Account("scram-sha-256", stored(Kind.SCRAM)))
+        converse(as_client(expected), again)
+        assert again.outcome().credential == expected
+
+
+@pytest.mark.parametrize("method", ["password", "md5"])
+def test_keys_answer_no_other_request(method: Method) -> None:
+    client = as_client(scram.derive_keys(PASSWORD, b"salt", 2))
+    converse(client, as_server(Account(method, PASSWORD)))
+    assert "kind: SCRAM keys" in fails(client).text
+
+
+def test_keys_of_another_verifier() -> None:
+    client = as_client(scram.derive_keys(PASSWORD, b"other", 2))
+    converse(client, as_server(Account("scram-sha-256", stored(Kind.SCRAM))))
+    error = fails(client)
+    assert error.sqlstate == codes.INVALID_PASSWORD
+    assert 'the server\'s verifier of user "bob" is not the one' in error.text
 
 
 def test_salts_depend_on_the_key() -> None:

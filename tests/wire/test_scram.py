@@ -259,14 +259,51 @@ def test_a_repr_shows_no_secret() -> None:
     assert repr(VERIFIER) == "Verifier(iterations=2, salt=b'salt')"
 
 
-def test_an_unknown_user_has_the_same_salt_each_time() -> None:
-    mock = scram.mock_verifier(b"key", "bob")
-    assert mock == scram.mock_verifier(b"key", "bob")
-    assert mock.salt == scram.user_salt(b"key", "bob")
-    assert len(mock.salt) == scram.SALT_SIZE
-    assert mock.salt != scram.mock_verifier(b"key", "eve").salt
-    assert mock.salt != scram.mock_verifier(b"other", "bob").salt
-    assert not mock.matches("")
+def test_an_unknown_user_is_the_same_each_time() -> None:
+    for invent in (scram.user_salt, scram.mock_password):
+        mock = invent(b"key", "bob")
+        assert mock == invent(b"key", "bob")
+        assert mock != invent(b"key", "eve")
+        assert mock != invent(b"other", "bob")
+    assert len(scram.user_salt(b"key", "bob")) == scram.SALT_SIZE
+
+
+def test_a_keyring_derives_once() -> None:
+    ring = scram.Keyring(limit=2)
+    assert ring.keys("pencil", b"salt", 2) == scram.derive_keys("pencil", b"salt", 2)
+    for _ in range(3):
+        ring.keys("pencil", b"salt", 2)
+    assert ring.derived == 1
+    for password, salt, iterations in (("other", b"salt", 2), ("pencil", b"salt", 2)):
+        ring.keys(password, salt, iterations)
+    assert ring.derived == 2
+    for password, salt, iterations in (("pencil", b"s", 2), ("other", b"salt", 2)):
+        ring.keys(password, salt, iterations)  # the one used longest ago was forgotten
+    assert ring.derived == 4
+    assert "pencil" not in repr(ring) + repr(vars(ring).keys())
+
+
+def test_what_a_client_proves_logs_in_with_the_same_verifier() -> None:
+    server = ServerExchange(VERIFIER, OTHER_NONCE)
+    assert server.keys is None
+    assert exchange(ClientExchange("secret", NONCE), server) is True
+    keys = server.keys
+    assert keys is not None
+    assert keys == scram.derive_keys("secret", b"salt", 2)
+    assert repr(keys) == "Keys(iterations=2)"
+    assert exchange(ClientExchange(keys, NONCE), ServerExchange(VERIFIER, OTHER_NONCE)) is True
+    for salt, iterations in ((b"other", 2), (b"salt", 3)):
+        other = scram.derive_verifier("secret", salt, iterations)
+        with pytest.raises(scram.DifferentVerifier):
+            exchange(ClientExchange(keys, NONCE), ServerExchange(other, OTHER_NONCE))
+    other = scram.derive_verifier("changed", b"salt", 2)
+    assert exchange(ClientExchange(keys, NONCE), ServerExchange(other, OTHER_NONCE)) is None
+
+
+def test_a_wrong_proof_yields_no_keys() -> None:
+    server = ServerExchange(VERIFIER, OTHER_NONCE)
+    assert exchange(ClientExchange("wrong", NONCE), server) is None
+    assert server.keys is None
 
 
 # RFC 4013, section 3, and the cases where PostgreSQL uses the password as it is.
