@@ -14,7 +14,15 @@ from pooler.core.settings import Host, Target
 from pooler.dialogue import DialogueProtocol
 from pooler.sockets import set_options
 from pooler.wire import build, codes
-from pooler.wire.logins import LoginFailed, Random, Refused, Welcome, server_login
+from pooler.wire.logins import (
+    Credential,
+    LoginFailed,
+    Random,
+    Refused,
+    Welcome,
+    server_login,
+)
+from pooler.wire.scram import Keyring
 
 P = TypeVar("P", bound=asyncio.Protocol)
 
@@ -22,11 +30,13 @@ P = TypeVar("P", bound=asyncio.Protocol)
 class ServerLogin(DialogueProtocol[Welcome]):
     """A server connection during our login; `result` is its outcome."""
 
-    def __init__(self, target: Target, random: Random) -> None:
+    def __init__(
+        self, target: Target, secret: Credential | None, random: Random, keyring: Keyring
+    ) -> None:
         minor = codes.NEWEST_MINOR if target.max_protocol_version == "3.2" else 0
         parameters = [("database", target.dbname), *target.startup]
         super().__init__(
-            server_login(target.user, target.password, parameters, random, 3 << 16 | minor)
+            server_login(target.user, secret, parameters, random, 3 << 16 | minor, keyring)
         )
         self.result: asyncio.Future[Welcome] = asyncio.get_running_loop().create_future()
 
@@ -72,9 +82,14 @@ class Dialer:
     """One for all pools."""
 
     def __init__(
-        self, settings: Callable[[], Settings], random: Random, jitter: Callable[[], float]
+        self,
+        settings: Callable[[], Settings],
+        random: Random,
+        jitter: Callable[[], float],
+        keyring: Keyring,
     ) -> None:
         self._settings = settings
+        self._keyring = keyring
         self._random = random
         self._jitter = jitter
         self._tasks: set[asyncio.Task[None]] = set()
@@ -110,12 +125,13 @@ class Dialer:
     async def _connect(self, pool: Pool, host: Host) -> None:
         target = pool.target
         generation = pool.generation
+        secret = pool.secret
         transport: asyncio.Transport | None = None
         connected = False
         try:
             async with asyncio.timeout(pool.settings.server_connect_timeout or None):
                 transport, login = await open_connection(
-                    host, lambda: ServerLogin(target, self._random)
+                    host, lambda: ServerLogin(target, secret, self._random, self._keyring)
                 )
                 set_options(transport, self._settings())
                 welcome = await login.result
@@ -136,7 +152,7 @@ class Dialer:
             connected = True
             pool.supply.connected(server)
         except ServerFault as error:
-            pool.supply.failed(host, error)
+            pool.supply.failed(host, error, secret)
         except TimeoutError:
             text = f"connection to {host} timed out (server_connect_timeout)"
             pool.supply.failed(host, ServerFault(codes.UNABLE_TO_CONNECT, text))

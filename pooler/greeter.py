@@ -19,7 +19,7 @@ class Greeter(DialogueProtocol[Login | CancelRequest]):
     """One connection until it is a client, or gone."""
 
     def __init__(self, service: "Service") -> None:
-        super().__init__(client_login(service.randbytes, service.login_key))
+        super().__init__(client_login(service.randbytes, service.login_key, service.keyring))
         self._service = service
         self._name = ""
         self._user = ""
@@ -61,6 +61,7 @@ class Greeter(DialogueProtocol[Login | CancelRequest]):
                 result.user,
                 result.parameters,
                 result.minor,
+                result.credential,
             )
         except PoolerError as error:
             self._refuse(error.response(), CloseReason.LOGIN_FAILED, error.text)

@@ -33,6 +33,7 @@ from pooler.sockets import hung_up
 from pooler.watch import watch
 from pooler.wire import codes
 from pooler.wire.parse import CancelRequest
+from pooler.wire.scram import Keyring
 
 TICK: Final = 0.1
 """Seconds between looks at the time limits."""
@@ -57,10 +58,11 @@ class Service(Edge):
         self.config = load()
         self.login_key = secrets.token_bytes(32)
         self.randbytes = secrets.token_bytes
+        self.keyring = Keyring()
         self.router = Router(self, self.randbytes)
         self.authenticator = Authenticator(lambda: self.config)
         self._listener = Listener(lambda: Greeter(self))
-        self._dialer = Dialer(lambda: self.config, self.randbytes, random.random)
+        self._dialer = Dialer(lambda: self.config, self.randbytes, random.random, self.keyring)
         self._metrics = MetricsServer(self)
         # now
         self._greeters: set[Greeter] = set()

@@ -10,7 +10,7 @@ from typing import TypeVar
 from pydantic import Field, SecretStr
 
 from pooler.config.model import Database, Settings, User
-from pooler.config.units import is_plain
+from pooler.config.units import is_verifier
 from pooler.core.settings import PoolSettings, Route, SessionSettings, Target
 
 T = TypeVar("T")
@@ -60,7 +60,7 @@ class Config(Settings):
             password: str | None = entry.password.get_secret_value()
         else:
             stored = self.secret(user)
-            password = stored if stored is not None and is_plain(stored) else None
+            password = None if stored is None or is_verifier(stored) else stored
         balance = _first(entry.load_balance_hosts, self.defaults.load_balance_hosts)
         return Target(
             hosts=entry.hosts,

@@ -157,12 +157,11 @@ def _socket_dir(text: str) -> str:
 _SCRAM = re.compile(
     r"SCRAM-SHA-256\$[1-9][0-9]{0,9}:[A-Za-z0-9+/]+=*\$[A-Za-z0-9+/]{43}=:[A-Za-z0-9+/]{43}="
 )
-_MD5 = re.compile(r"md5[0-9a-f]{32}")
 
 
-def is_plain(secret: str) -> bool:
-    """True for a password, False for what PostgreSQL stores in its place (md5 or SCRAM)."""
-    return not _MD5.fullmatch(secret) and not secret.startswith("SCRAM-SHA-256$")
+def is_verifier(secret: str) -> bool:
+    """True for what can check a login and not make one: a SCRAM verifier."""
+    return secret.startswith("SCRAM-SHA-256$")
 
 
 def secret_fault(secret: str) -> str:

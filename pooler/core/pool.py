@@ -31,6 +31,8 @@ from pooler.core.server import Server, ServerState
 from pooler.core.settings import PoolMode, PoolSettings, Target
 from pooler.core.supply import Supply
 from pooler.wire import codes
+from pooler.wire.logins import Credential
+from pooler.wire.passwords import Kind, kind_of
 
 if TYPE_CHECKING:
     from pooler.core.edge import Edge
@@ -72,6 +74,7 @@ class Pool:
         self.target = target
         self.settings = settings
         self.generation = 0  # servers of an older one are not used again
+        self.learnt: Credential | None = None  # of the newest login of the server's own user
         self.ending: tuple[PoolerError, CloseReason] | None = None  # what clients are told
         # servers
         self.idle: deque[Server] = deque()  # last in, first out: the left end is the least used
@@ -132,6 +135,29 @@ class Pool:
         self.edge.wake(self)
 
     # -- clients come
+    # -- what its servers are logged in to with
+
+    @property
+    def secret(self) -> Credential | None:
+        """The password that is configured; without one, what the server's user proved to us."""
+        own = self.target.password
+        if own is not None and (self.learnt is None or kind_of(own) is not Kind.MD5):
+            return own
+        return self.learnt
+
+    def learn(self, credential: Credential | None) -> None:
+        """Log in to servers with what their user logged in to us with, from now on."""
+        if credential is not None and credential != self.learnt:
+            self.learnt = credential
+            self.supply.forgive()
+
+    def disprove(self, secret: Credential | None) -> bool:
+        """A server refused this secret: learn another; False: we have another already."""
+        if secret is not self.secret:
+            return False
+        self.learnt = None
+        return True
+
 
     def enter(self, client: Client) -> None:
         """Greet a client that has logged in, at once if we know with what."""
@@ -292,9 +318,6 @@ class Pool:
         server.move(ServerState.IDLE)
         server.deadline = 0.0
         del self.working[server]
-        if self.someone_waits():
-            self._link(server, self.waiting.popleft())
-            return
         self.idle.append(server)
         for gauge in self.gauges:
             gauge.share()

@@ -19,6 +19,7 @@ from pooler.core.peer import Transport
 from pooler.core.pool import Pool
 from pooler.core.settings import Route, Target
 from pooler.wire import codes
+from pooler.wire.logins import Credential
 
 if TYPE_CHECKING:
     from pooler.core.edge import Edge
@@ -152,8 +153,11 @@ class Router:
         user: str,
         parameters: Mapping[str, str],
         minor: int,
+        credential: Credential | None = None,
     ) -> Client:
         """Return the client that has logged in, counted and on its way into its pool.
+
+        `credential` is what it proved: with it the pool logs in to servers as the same user.
 
         The caller makes it the transport's protocol, and then calls `pool.enter`. PoolerError
         says why not: no such database, too many clients, startup parameters beyond reason.
@@ -182,6 +186,8 @@ class Router:
                     codes.TOO_MANY_CONNECTIONS, f"no more connections allowed ({limit})"
                 )
         pool = self.pool(route, replication)
+        if route.target.user == user:
+            pool.learn(credential)
         client = Client(
             transport,
             name,

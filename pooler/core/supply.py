@@ -13,6 +13,8 @@ from pooler.core.errors import CloseReason, ServerFault, ServerRefused
 from pooler.core.hosts import Hosts
 from pooler.core.server import Server
 from pooler.core.settings import Host, Target
+from pooler.wire import codes
+from pooler.wire.logins import Credential
 
 if TYPE_CHECKING:
     from pooler.core.pool import Pool
@@ -47,6 +49,22 @@ class Supply:
             self.hosts = _hosts(self._pool)
         self.failing_since = 0.0
 
+    def forgive(self) -> None:
+        """Try again at once: what failed may go well now."""
+        self.hosts = _hosts(self._pool)
+        self.failing_since = 0.0
+        self.last_error = None
+        self._pool.wake()
+
+    @property
+    def _lacks_secret(self) -> bool:
+        """True until a client's login brings what the servers ask for."""
+        return (
+            self.last_error is not None
+            and self.last_error.sqlstate == codes.INVALID_PASSWORD
+            and self._pool.secret is None
+        )
+
     def wanted(self) -> int:
         """Return how many connections should be opened now, as far as this pool is concerned."""
         pool = self._pool
@@ -60,7 +78,7 @@ class Supply:
         if room <= 0:
             return 0
         want = 0
-        if pool.ending is None:
+        if pool.ending is None and not self._lacks_secret:
             want = min(settings.min_pool_size, size) - (pool.total - len(pool.leaving))
         if waits:
             want = max(want, pool.count_waiting(room + self.dialing) - self.dialing)
@@ -103,12 +121,15 @@ class Supply:
         server.start(chores.opening(server, pool.target.connect_query))
         pool.wake()
 
-    def failed(self, host: Host, error: ServerFault) -> None:
-        """Note that a dial has ended without a server."""
+    def failed(self, host: Host, error: ServerFault, secret: Credential | None = None) -> None:
+        """Note that a dial, to be logged in with `secret`, has ended without a server."""
         pool = self._pool
         now = pool.edge.now()
         self.dialing -= 1
         pool.counters.connect_failures += 1
+        if error.sqlstate == codes.INVALID_PASSWORD and not pool.disprove(secret):
+            pool.free_place()
+            return
         self.hosts.failed(host, now, pool.settings.server_login_retry)
         self.last_error = error
         pool.edge.connect_failed(pool, str(host), error)
@@ -124,8 +145,8 @@ class Supply:
         error = self.last_error
         if error is None or not self.failing_since or pool.idle or pool.working:
             return
-        refused = isinstance(error, ServerRefused)
-        passing = not isinstance(error, ServerRefused) or error.passing
+        refused = isinstance(error, ServerRefused) or error.sqlstate == codes.INVALID_PASSWORD
+        passing = not refused or (isinstance(error, ServerRefused) and error.passing)
         if passing and pool.edge.now() - self.failing_since < FAILING_LIMIT:
             return
         for client in list(pool.waiting):

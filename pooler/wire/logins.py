@@ -38,7 +38,7 @@ from pooler.wire import build, codes, parse, passwords, scram
 from pooler.wire.parse import CancelRequest, Malformed
 
 Credential: TypeAlias = str | scram.Keys
-"""What logs in to a server: a password, an md5 secret, or the keys that a client proved by SCRAM."""
+"""What logs in to a server: a password, an md5 secret, or the keys that a client has proved."""
 Method: TypeAlias = Literal["trust", "password", "md5", "scram-sha-256"]
 Random: TypeAlias = Callable[[int], bytes]
 """Returns that many random bytes; `secrets.token_bytes`, but for tests."""

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pooler.config.units import is_plain
+from pooler.config.units import is_verifier
 from tests.config.conftest import Load, Mistakes, resolved
 
 MD5 = "md5" + "0123456789abcdef" * 2
@@ -14,7 +14,7 @@ SCRAM = f"SCRAM-SHA-256$4096:c2FsdA==${'A' * 43}=:{'B' * 43}="
 @pytest.mark.parametrize(
     ("database", "expected"),
     [("{password: db}", "db"), ("{}", "u-secret"), ("{user: f}", "f-secret"),
-     ("{user: m}", None), ("{user: s}", None), ("{user: nobody}", None)],
+     ("{user: m}", MD5), ("{user: s}", None), ("{user: nobody}", None)],
 )  # fmt: skip
 def test_server_password(
     load_text: Load, tmp_path: Path, database: str, expected: str | None
@@ -30,11 +30,10 @@ def test_server_password(
     assert config.secret("nobody") is None
 
 
-def test_what_is_a_password() -> None:
-    assert is_plain("md5x")
-    assert is_plain("md5" + "G" * 32)
-    assert not is_plain(MD5)
-    assert not is_plain(SCRAM)
+def test_what_logs_in_to_no_server() -> None:
+    assert not is_verifier("md5x")
+    assert not is_verifier(MD5)  # it answers an md5 request
+    assert is_verifier(SCRAM)
 
 
 def test_userlist(load_text: Load, tmp_path: Path) -> None:
