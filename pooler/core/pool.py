@@ -318,6 +318,9 @@ class Pool:
         server.move(ServerState.IDLE)
         server.deadline = 0.0
         del self.working[server]
+        if self.someone_waits():
+            self._link(server, self.waiting.popleft())
+            return
         self.idle.append(server)
         for gauge in self.gauges:
             gauge.share()
