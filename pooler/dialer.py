@@ -160,7 +160,9 @@ class Dialer:
             text = f"connection to {host} failed: {_words(error)}"
             pool.supply.failed(host, ServerFault(codes.UNABLE_TO_CONNECT, text))
         except BaseException as error:
-            pool.supply.failed(host, ServerFault(codes.INTERNAL_ERROR, "connecting was given up"))
+            if not connected:
+                fault = ServerFault(codes.INTERNAL_ERROR, "connecting was given up")
+                pool.supply.failed(host, fault)
             if not isinstance(error, asyncio.CancelledError):
                 pool.edge.bug(pool, error)
                 return

@@ -84,6 +84,7 @@ class Pool:
         # clients
         self.clients: dict[Client, None] = {}
         self.waiting: deque[Client] = deque()  # oldest first; some may have left meanwhile
+        self._serving = False  # idle servers are being given away
         self.lingering: deque[tuple[float, Client]] = deque()  # closed, what they were told unsent
         # what a client is greeted with: the first server's parameters, and what each set of
         # startup settings made of them
@@ -134,7 +135,6 @@ class Pool:
         """Have the edge ask the supply what to dial, soon."""
         self.edge.wake(self)
 
-    # -- clients come
     # -- what its servers are logged in to with
 
     @property
@@ -158,6 +158,7 @@ class Pool:
         self.learnt = None
         return True
 
+    # -- clients come
 
     def enter(self, client: Client) -> None:
         """Greet a client that has logged in, at once if we know with what."""
@@ -318,12 +319,28 @@ class Pool:
         server.move(ServerState.IDLE)
         server.deadline = 0.0
         del self.working[server]
-        if self.someone_waits():
-            self._link(server, self.waiting.popleft())
-            return
         self.idle.append(server)
-        for gauge in self.gauges:
-            gauge.share()
+        self._serve()
+
+    def _serve(self) -> None:
+        """Give idle servers to those who wait.
+
+        A client can be done with a server at once: it is only greeted, or sent away for what it
+        sent. Its server is offered again meanwhile, and taken up here, not by a deeper call: the
+        first server of a pool may greet a thousand.
+        """
+        if self._serving:
+            return
+        self._serving = True
+        try:
+            while self.idle and self.someone_waits():
+                client = self.waiting.popleft()
+                self._link(self._pick(client), client)
+        finally:
+            self._serving = False
+        if self.idle:
+            for gauge in self.gauges:
+                gauge.share()
 
     def _unwanted(self, server: Server, now: float) -> CloseReason | None:
         """Return why a server should rather leave than be used next, None if it should not.

@@ -24,7 +24,7 @@ class Login(Protocol):
     """The type of the fixture `login`."""
 
     def __call__(
-        self, user: str = ..., database: str = ..., *, at: Pooler | None = ..., **parameters: str
+        self, user: str = ..., database: str = ..., *, at: Pooler | None = ..., **parameters: Any
     ) -> RawClient:
         """A raw client, logged in."""
 
@@ -87,7 +87,7 @@ def login(request: pytest.FixtureRequest) -> Iterator[Login]:
     clients: list[RawClient] = []
 
     def log_in(
-        user: str = "app", database: str = "app", *, at: Pooler | None = None, **parameters: str
+        user: str = "app", database: str = "app", *, at: Pooler | None = None, **parameters: Any
     ) -> RawClient:
         pooler = at or request.getfixturevalue("plain_pooler")
         client = RawClient(pooler.host, pooler.port)

@@ -2,6 +2,7 @@
 
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from tests.support.waiting import wait_until
 CANCEL_KEY_3_2 = 32  # bytes
 
 
-def refusal(pooler: Pooler, user: str, database: str, **parameters: str) -> dict[str, str]:
+def refusal(pooler: Pooler, user: str, database: str, **parameters: Any) -> dict[str, str]:
     """The fields of the error that a login ends with."""
     with RawClient(pooler.host, pooler.port) as client:
         with pytest.raises(ServerError) as refused:
@@ -47,7 +48,7 @@ def test_versions_we_speak(plain_pooler: Pooler, protocol: tuple[int, int], key:
 def test_newer_versions_and_unknown_options_are_negotiated(
     plain_pooler: Pooler, protocol: tuple[int, int]
 ) -> None:
-    options = {"_pq_.one": "1", "_pq_.two": "2"}
+    options: dict[str, Any] = {"_pq_.one": "1", "_pq_.two": "2"}
     with RawClient(plain_pooler.host, plain_pooler.port) as client:
         messages = client.login("app", "app", PASSWORDS["app"], protocol=protocol, **options)
         kind, body = messages[0]
@@ -60,8 +61,9 @@ def test_newer_versions_and_unknown_options_are_negotiated(
 
 
 def test_unknown_options_are_negotiated_in_any_version(plain_pooler: Pooler) -> None:
+    options: dict[str, Any] = {"_pq_.one": "1"}
     with RawClient(plain_pooler.host, plain_pooler.port) as client:
-        messages = client.login("app", "app", PASSWORDS["app"], **{"_pq_.one": "1"})
+        messages = client.login("app", "app", PASSWORDS["app"], **options)
         assert messages[0][0] == b"v"
         assert client.values("SELECT 1") == [[b"1"]]
 
@@ -223,7 +225,7 @@ def test_application_name_in_unicode(one_server: Pooler, login: Login) -> None:
     ids=str,
 )
 def test_wrong_settings_are_refused_as_the_server_does(
-    one_server: Pooler, postgres: Postgres, parameters: dict[str, str]
+    one_server: Pooler, postgres: Postgres, parameters: dict[str, Any]
 ) -> None:
     with (
         RawClient(postgres.host, postgres.port) as client,
