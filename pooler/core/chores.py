@@ -9,7 +9,9 @@ given to nobody. Nothing of its replies reaches a client.
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Final
 
+from pooler.core import hints, truth
 from pooler.core.errors import CloseReason
+from pooler.core.session import Settings
 from pooler.wire import build, codes
 
 if TYPE_CHECKING:
@@ -48,6 +50,26 @@ def prepare(check_query: str, settings_query: str) -> Chore:
             raise Unusable(CloseReason.CHECK_FAILED, failure.get("M", ""))
     if settings_query:
         return (yield build.query(settings_query))
+    return None
+
+
+def ask(server: "Server", asked: int, names: frozenset[str], before: Settings) -> Chore:
+    """Ask what the session holds of what the flags `asked` say, and note it on the server.
+
+    Where the answer cannot be had (the client's own `statement_timeout`, say), it stays unknown:
+    the server is pinned, and asked again later.
+    """
+    server.answer = bytearray()
+    failure = yield build.query(truth.question(asked, names))
+    answer, server.answer = server.answer, None
+    if failure or len(answer) > truth.ANSWER_LIMIT:
+        server.pins |= hints.UNKNOWN
+        server.aim = before
+    else:
+        found = truth.read(bytes(answer), asked, server.pool.user)
+        server.touched &= ~asked
+        server.pins = server.pins & ~asked & ~hints.UNKNOWN | found.pins
+        server.aim = found.merged(before)
     return None
 
 

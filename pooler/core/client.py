@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from pooler.core import session
 from pooler.core.errors import CloseReason, PoolerError, protocol_violation
+from pooler.core.hints import NOTHING, TOO_LONG
 from pooler.core.limits import Gauge
 from pooler.core.peer import HELD_FULL, HOLD_LIMIT, OWN_FULL, PEER_FULL, Peer, Transport
 from pooler.core.settings import SessionSettings
@@ -74,6 +75,8 @@ class Client(Peer):
         self.limits = limits  # may change by a reload
         self.wants = pool.shelf.shared(wants)
         self.told: session.Settings = session.NONE  # the parameters reported to it
+        self.custom: frozenset[str] = frozenset()  # names of custom settings it may have set
+        self.asked: Server | None = None  # is being asked what this client left on it
         # now
         self.state = ClientState.GREETING
         self.server: Server | None = None
@@ -171,16 +174,14 @@ class Client(Peer):
         self.pool.counters.received += len(data)
         before = cutter.left
         try:
-            at = cutter.scan(data, 0)
+            at = self._walk(data, server)
         except BadMessage as bad:
             cutter.left = before  # nothing of this chunk is passed on
             self.fail(protocol_violation(str(bad)), CloseReason.PROTOCOL_VIOLATION)
             return
-        if cutter.stop != END:
-            if cutter.stop == MORE:
+        if at < len(data):
+            if not self.terminated:
                 self._held = data[at:]
-            else:
-                self.terminated = True
             data = data[:at]
         if server.ledger.settled:
             server.busy_since = self.pool.edge.now()
@@ -193,6 +194,32 @@ class Client(Peer):
             self.close(CloseReason.TERMINATED)
         elif server.ledger.settled:
             self.pool.settled(server)
+
+    def _walk(self, data: bytes, server: "Server") -> int:
+        """Note what the messages in `data` mean; return where what cannot be passed on begins."""
+        cutter = self._cutter
+        end = len(data)
+        at = cutter.scan(data, 0)
+        while True:
+            stop = cutter.stop
+            if stop in (END, MORE):
+                return at
+            if stop == codes.TERMINATE:
+                self.terminated = True
+                return at
+            size = cutter.size
+            if at + size <= end:
+                hint = self.pool.hints.of(data[at + codes.HEADER : at + size])
+            elif size <= HOLD_LIMIT:
+                return at
+            else:
+                hint = TOO_LONG
+            if hint is not NOTHING:
+                server.touched |= hint.flags
+                if not hint.names <= self.custom:
+                    self.custom |= hint.names
+            cutter.kinds.append(stop)
+            at = cutter.pass_over(data, at)
 
     def _consider(self) -> None:
         """Without a server: answer what needs none, and claim one for the first that does."""

@@ -26,6 +26,8 @@ from pooler.core.errors import (
     ServerFault,
     ServerRefused,
 )
+from pooler.core.hints import Hints
+from pooler.core.keeper import Keeper
 from pooler.core.peer import PEER_FULL
 from pooler.core.server import Server, ServerState
 from pooler.core.settings import PoolMode, PoolSettings, Target
@@ -81,6 +83,8 @@ class Pool:
         self.working: dict[Server, None] = {}  # preparing, active, tidying
         self.leaving: dict[Server, None] = {}
         self.supply = Supply(self)
+        self.keeper = Keeper(self)
+        self.hints = Hints()
         # clients
         self.clients: dict[Client, None] = {}
         self.waiting: deque[Client] = deque()  # oldest first; some may have left meanwhile
@@ -178,15 +182,16 @@ class Pool:
 
     def claim(self, client: Client) -> None:
         """Give the client a server, now or when its turn comes."""
-        if client.server is not None:  # replication: it has one of its own
+        if client.server is not None:  # pinned, or replication: it has one of its own
             client.go()
             return
         client.waiting_since = self.edge.now()
         client.notified = False
         if self.idle and not self.someone_waits():
             self._link(self._pick(client), client)
-        else:
+        elif client.asked is None:  # else its own server is about to come back, or free
             self.waiting.append(client)
+            self.keeper.give_way()
             self.wake()
 
     def _pick(self, client: Client) -> Server:
@@ -248,12 +253,13 @@ class Pool:
             client.greet(server.parameters)
             self.edge.client_opened(client)
             return
-        self._unlink(server, client)
+        self.unlink(server, client)
         client.greet(server.parameters)
         self.edge.client_opened(client)
-        self._offer(server)
+        self.offer(server)
 
-    def _unlink(self, server: Server, client: Client) -> None:
+    def unlink(self, server: Server, client: Client) -> None:
+        """Take a server and its client apart; what becomes of either is the caller's affair."""
         server.client = None
         client.server = None
         server.torn = client.within_message
@@ -299,14 +305,17 @@ class Pool:
             client.fail(*self.ending)
         elif mode is PoolMode.SESSION or self.single_use:
             client.idle_since = now
+        elif server.touched or server.pins:
+            client.idle_since = now
+            self.keeper.keep(server)
         else:
-            self._unlink(server, client)
-            self._offer(server)
+            self.unlink(server, client)
+            self.offer(server)
             if client.next_pool is not None:
                 self.hand_over(client, client.next_pool)
             client.rest()
 
-    def _offer(self, server: Server) -> None:
+    def offer(self, server: Server) -> None:
         """Give a clean server to whoever is next, or keep it idle."""
         if server.cancels:
             if server.state is not ServerState.TIDYING:
@@ -385,26 +394,31 @@ class Pool:
             server.settings = server.aim
         if self.welcome is None and not server.settings:
             self.welcome = server.parameters
-        if client is None:
-            self._offer(server)
+        if server.state is ServerState.ASKING:
+            self.keeper.answered(server)
+        elif client is None:
+            self.offer(server)
         elif failure is None:
             self._start(server, client)
         else:
             error = ServerRefused(failure)
-            self._unlink(server, client)
+            self.unlink(server, client)
             if client.state is ClientState.GREETING:
                 client.fail(error, CloseReason.LOGIN_FAILED)
-            self._offer(server)
+            self.offer(server)
             if client.state is ClientState.WAITING:
                 client.refuse(error)
 
-    def _tidy(self, server: Server, mode: PoolMode, reason: CloseReason) -> None:
+    def tidy(self, server: Server, mode: PoolMode, reason: CloseReason) -> None:
         """Make an abandoned server clean; cancel what it does unless its client said goodbye."""
         reset = self.settings.server_reset_query if mode is PoolMode.SESSION else ""
+        if server.touched or server.pins:
+            reset = "DISCARD ALL"
         if reset:
             server.aim = session.NONE if "ALL" in reset.upper() else server.settings
+            server.touched = server.pins = 0
         elif server.ledger.settled and server.status == codes.IDLE:
-            self._offer(server)
+            self.offer(server)
             return
         server.move(ServerState.TIDYING)
         if reason is not CloseReason.TERMINATED or self.single_use:
@@ -432,13 +446,13 @@ class Pool:
         if server.client is not None and server.state is ServerState.ACTIVE:
             self.settled(server)
         elif server.state is ServerState.TIDYING:
-            self._offer(server)
+            self.offer(server)
 
     def cancel_client(self, client: Client) -> None:
         """Do what a client's own cancel request asks for."""
         server = client.server
         if client.state is ClientState.WAITING:
-            if server is None:
+            if server is None and client.asked is None:
                 self.waiting.remove(client)
                 client.refuse(
                     PoolerError(codes.QUERY_CANCELED, "canceling statement due to user request")
@@ -459,11 +473,12 @@ class Pool:
         self.used_at = now
         self.lingering.append((now + LEAVE_LIMIT, client))
         self.edge.client_closed(client, reason, text)
+        self.keeper.forget(client)
         server = client.server
         if server is None:
             return
         within = client.within_message
-        self._unlink(server, client)
+        self.unlink(server, client)
         if server.state is not ServerState.ACTIVE:
             return  # being prepared: it goes on, for whoever is next
         if within or server.farewell or self.single_use:
@@ -471,7 +486,7 @@ class Pool:
                 self.cancel(server)
             self.close(server, CloseReason.SINGLE_USE if self.single_use else CloseReason.NOT_TIDY)
         else:
-            self._tidy(server, client.limits.pool_mode, reason)
+            self.tidy(server, client.limits.pool_mode, reason)
 
     def close(self, server: Server, reason: CloseReason, text: str = "") -> None:
         """Have a server leave; its place is free when its connection has ended."""
@@ -487,11 +502,10 @@ class Pool:
             server.chore = None
         client = server.client
         if client is not None:
-            self._unlink(server, client)
+            self.unlink(server, client)
         server.leave()
         self.edge.server_closed(server, reason, text)
-        if client is not None:
-            self._bereave(client, server)
+        self._bereave(client or server.owner, server)
 
     def _take_out(self, server: Server) -> None:
         if server.state is ServerState.IDLE:
@@ -503,9 +517,13 @@ class Pool:
         else:
             del self.working[server]
 
-    def _bereave(self, client: Client, server: Server) -> None:
+    def _bereave(self, client: Client | None, server: Server) -> None:
         """Tell a client that its server is lost, unless nothing was lost with it."""
-        if client.state in (ClientState.WAITING, ClientState.GREETING):
+        if client is None:
+            return
+        left_state = server.owner is client
+        self.keeper.forget(client)
+        if not left_state and client.state in (ClientState.WAITING, ClientState.GREETING):
             self.waiting.appendleft(client)
             self.wake()
         elif server.farewell is not None:  # the server's own words have been passed on
@@ -537,8 +555,8 @@ class Pool:
         self.free_place()
         client = server.client
         if client is not None:
-            self._unlink(server, client)
-            self._bereave(client, server)
+            self.unlink(server, client)
+        self._bereave(client or server.owner, server)
 
     def server_broke(self, server: Server, text: str) -> None:
         """A server sent what makes no sense, or its last words while nobody used it."""

@@ -8,7 +8,7 @@ asks what is overdue.
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
-from pooler.core import chores, session
+from pooler.core import chores, hints, session, truth
 from pooler.core.chores import Chore, Unusable
 from pooler.core.errors import CloseReason
 from pooler.core.ledger import Ledger
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from pooler.core.client import Client
     from pooler.core.pool import Pool
 
+_COMMAND_COMPLETE: Final = bytearray([codes.COMMAND_COMPLETE])
+
 LOOK_LIMIT: Final = 65_536
 """Bytes of a message kept back until it is whole so that we can read it; a longer one passes."""
 
@@ -31,6 +33,7 @@ class ServerState(Enum):
     IDLE = "idle"
     PREPARING = "tested"  # linked, but first checked, or set as its client wants
     ACTIVE = "active"  # linked
+    ASKING = "asking"  # its client has finished, and may have left something behind
     TIDYING = "tidying"  # its client has gone and left something behind
     LEAVING = "leaving"  # told to go; counted until it has
     CLOSED = "closed"
@@ -51,6 +54,14 @@ MOVES: Final[dict[ServerState, tuple[ServerState, ...]]] = {
         ServerState.CLOSED,
     ),
     ServerState.ACTIVE: (
+        ServerState.IDLE,
+        ServerState.ASKING,
+        ServerState.TIDYING,
+        ServerState.LEAVING,
+        ServerState.CLOSED,
+    ),
+    ServerState.ASKING: (
+        ServerState.ACTIVE,
         ServerState.IDLE,
         ServerState.TIDYING,
         ServerState.LEAVING,
@@ -93,6 +104,9 @@ class Server(Peer):
         self.base = session.NONE  # what it has of itself, by lower-case name; see `rebase`
         self.settings = session.NONE  # set on it since it was opened
         self.aim = session.NONE  # what its chore sets
+        self.touched = 0  # hints: what its client may have changed since that was known
+        self.pins = 0  # what it holds for its client and no other server can
+        self.owner: Client | None = None  # whose state is being asked about
         self.status: int = codes.IDLE
         self.ledger = Ledger()
         # per link
@@ -112,6 +126,7 @@ class Server(Peer):
         # the stream
         self._cutter = server_cutter()
         self._tail = b""  # start of a message kept back until it is whole
+        self.answer: bytearray | None = None  # what came since a chore asked a question
         self.farewell: dict[str, str] | None = None  # the FATAL that the server sent
 
     def __repr__(self) -> str:
@@ -196,6 +211,8 @@ class Server(Peer):
         client = self.client
         if client is not None and self.state is ServerState.ACTIVE and data:
             client.send(data)
+        elif self.answer is not None and len(self.answer) <= truth.ANSWER_LIMIT:
+            self.answer += data
         if self.ledger.settled and at == len(data) and not self._cutter.left and not self._tail:
             if self.chore is not None:
                 self._resume_chore()
@@ -230,6 +247,10 @@ class Server(Peer):
                 if stop != codes.ERROR_RESPONSE:
                     raise BadMessage(f"a message of type {chr(stop)!r} of {size} bytes")
                 ledger.failed()  # its text is too long to be read, not to be passed on
+            elif stop == codes.COMMAND_COMPLETE:
+                ledger.replied(_COMMAND_COMPLETE)
+                if self.state is ServerState.ACTIVE:
+                    self.touched |= hints.of_tag(data[at + codes.HEADER : at + codes.HEADER + 3])
             elif stop == codes.READY_FOR_QUERY:
                 if size != codes.HEADER + 1:
                     raise BadMessage("invalid length of ReadyForQuery")
@@ -275,12 +296,9 @@ class Server(Peer):
         setting = {name.lower(): value}
         if self.state is ServerState.IDLE:  # the server's own configuration was reloaded
             self.base = shelf.shared({**self.base, **setting})
-        elif self.state is not ServerState.PREPARING:  # SET, or a ROLLBACK that undoes one
-            self.settings = shelf.shared({**self.settings, **setting})
-        client = self.client
-        if client is not None and self.state is ServerState.ACTIVE:
-            client.told = self.parameters
-            client.wants = shelf.shared({**client.wants, **setting})
+        elif self.client is not None and self.state is ServerState.ACTIVE:
+            self.client.told = self.parameters
+            self.touched |= hints.SETTINGS
 
     def connection_made(self, transport: Transport) -> None:
         """Nothing to do: the login has been through this transport already."""

@@ -20,6 +20,13 @@ Settings = Mapping[str, str]
 
 NONE: Final[Settings] = {}
 
+ROLE: Final = "role"
+AUTHORIZATION: Final = "session_authorization"
+_WHO: Final = (ROLE, AUTHORIZATION)
+STATEMENT: Final = "prepare "
+"""What the names of prepared statements start with, among settings: they are one more thing that a
+session has, and another server can be given."""
+
 _NO_SETTINGS: Final = frozenset(("user", "database", "options", "replication"))
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_ .,:/+\-]*", re.ASCII)
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)*", re.ASCII)
@@ -120,13 +127,42 @@ def difference(has: Settings, wants: Settings, base: Settings) -> str:
     Run as one simple Query, all of it applies or none.
     """
     parts: list[str] = []
-    for name in has:
-        if name not in wants:
-            parts.append("RESET " + ".".join(f'"{part}"' for part in name.split(".")))
+    same = has.get(AUTHORIZATION) == wants.get(AUTHORIZATION)
+    if not same:
+        parts.append("RESET SESSION AUTHORIZATION")
+    elif has.get(ROLE) != wants.get(ROLE):
+        parts.append("RESET ROLE")
+    for name, value in has.items():
+        if name.startswith(STATEMENT):
+            if wants.get(name) != value:
+                parts.append(f"DEALLOCATE {identifier(name[len(STATEMENT) :])}")
+        elif name not in wants and name not in _WHO:
+            parts.append("RESET " + ".".join(identifier(part) for part in name.split(".")))
     for name, value in wants.items():
-        if has.get(name, base.get(name)) != value:
-            parts.append(f"SELECT pg_catalog.set_config('{name}',{literal(value)},false)")
+        if (
+            not name.startswith(STATEMENT)
+            and name not in _WHO
+            and has.get(name, base.get(name)) != value
+        ):
+            parts.append(_set(name, value))
+    # Who one is comes late: who one was may do more. What he prepared was prepared as him.
+    if not same and AUTHORIZATION in wants:
+        parts.append(_set(AUTHORIZATION, wants[AUTHORIZATION]))
+    if ROLE in wants and not (same and has.get(ROLE) == wants[ROLE]):
+        parts.append(_set(ROLE, wants[ROLE]))
+    for name, statement in wants.items():
+        if name.startswith(STATEMENT) and has.get(name) != statement:
+            parts.append(statement.strip().rstrip(";"))
     return ";".join(parts)
+
+
+def _set(name: str, value: str) -> str:
+    return f"SELECT pg_catalog.set_config({literal(name)},{literal(value)},false)"
+
+
+def identifier(name: str) -> str:
+    """Return a name quoted as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
 
 
 def literal(value: str) -> str:

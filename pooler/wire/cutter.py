@@ -30,12 +30,12 @@ class BadMessage(Exception):
 
 
 _GROUPS: Final = {
-    "client_replies": b"QPBDECSF",  # each is owed a reply
+    "client_replies": b"BDECSF",  # each is owed a reply
     "client_copy_end": b"cf",
     "client_quiet": b"dH",
-    "client_end": b"X",
-    "server_replies": b"123CIsTnW",
-    "server_look": b"ZSEG",
+    "client_look": b"QPX",
+    "server_replies": b"123IsTnW",
+    "server_look": b"ZCSEG",
     "server_quiet": b"DdcHNAtV",
 }
 
@@ -49,7 +49,7 @@ def _marks(**kinds: int) -> bytes:
 
 
 FROM_CLIENT: Final = _marks(
-    client_replies=COUNT, client_copy_end=COUNT, client_quiet=PASS, client_end=STOP
+    client_replies=COUNT, client_copy_end=COUNT, client_quiet=PASS, client_look=STOP
 )
 """Marks for what a logged-in client sends; `p` is out of place by then, as in PostgreSQL."""
 

@@ -170,6 +170,35 @@ def negotiate_protocol_version(body: bytes) -> int:
     return version & 0xFFFF
 
 
+def text_rows(messages: bytes, columns: int) -> list[tuple[str, ...]]:
+    """Read the DataRows of `columns` text values, none of them NULL, among whole messages."""
+    rows: list[tuple[str, ...]] = []
+    at = 0
+    while at + codes.HEADER <= len(messages):
+        end = at + 1 + int.from_bytes(messages[at + 1 : at + 5], "big")
+        if end < at + codes.HEADER or end > len(messages):
+            raise Malformed("invalid length of message")
+        if messages[at] == codes.DATA_ROW:
+            rows.append(_text_row(messages[at + codes.HEADER : end], columns))
+        at = end
+    return rows
+
+
+def _text_row(body: bytes, columns: int) -> tuple[str, ...]:
+    values: list[str] = []
+    at = 2
+    for _ in range(columns):
+        size = int.from_bytes(body[at : at + 4], "big")
+        at += 4
+        if at + size > len(body):
+            raise Malformed("invalid data row")
+        values.append(text(body[at : at + size]))
+        at += size
+    if int.from_bytes(body[:2], "big") != columns or at != len(body):
+        raise Malformed("invalid data row")
+    return tuple(values)
+
+
 def report(body: bytes) -> dict[str, str]:
     """Read an ErrorResponse's or NoticeResponse's fields, by their one-letter code."""
     fields: dict[str, str] = {}

@@ -1,0 +1,133 @@
+"""What may have touched a session's state: a cheap over-approximation, never an under-estimate.
+
+Two sources. A statement's text, matched once by one pattern and remembered: functions that change
+state without saying so in a command tag. And the tags with which the server says what it did. What
+is hinted at is not believed, only asked about: see `truth`.
+"""
+
+import re
+from typing import Final
+
+SETTINGS: Final = 1
+"""Run-time parameters, role, session authorization."""
+PREPARED: Final = 2
+"""Statements prepared in SQL."""
+CHANNELS: Final = 4
+"""LISTEN and UNLISTEN."""
+LOCKS: Final = 8
+"""Session-level advisory locks."""
+CURSORS: Final = 16
+"""Cursors WITH HOLD."""
+TEMPORARY: Final = 32
+"""Temporary tables, views, sequences, functions."""
+ENDLESS: Final = 64
+"""What cannot be undone or asked about: LOAD, setseed. Stays until the session ends."""
+UNKNOWN: Final = 128
+"""The question could not be answered."""
+ANYTHING: Final = SETTINGS | PREPARED | CHANNELS | LOCKS | CURSORS | TEMPORARY
+
+_REMEMBERED: Final = 20_000
+"""Texts whose hints are remembered, at most."""
+_LONGEST: Final = 4_096
+"""Bytes of the longest of them."""
+
+
+class Hint:
+    """What one text hints at."""
+
+    __slots__ = ("flags", "names", "unnamed")
+
+    def __init__(self, flags: int, names: frozenset[str], unnamed: bool) -> None:
+        self.flags = flags
+        self.names = names  # of custom settings: pg_settings does not show them
+        self.unnamed = unnamed  # a setting whose name is a parameter or an expression
+
+
+NOTHING: Final = Hint(0, frozenset(), False)
+TOO_LONG: Final = Hint(ANYTHING, frozenset(), False)
+
+_WORDS: Final = (
+    (SETTINGS, rb"set_config|role"),
+    (LOCKS, rb"advisory"),
+    (TEMPORARY, rb"temp"),
+    (CURSORS, rb"hold"),
+    (ENDLESS, rb"load|setseed"),
+    (ANYTHING, rb"dblink"),
+)
+_PATTERN: Final = re.compile(
+    rb"(?i)\b\w*?(?:" + b"|".join(b"(%b)" % words for _, words in _WORDS) + rb")"
+)
+_SETTING: Final = re.compile(
+    rb"(?i)\bset(?:\s+session|\s+local)?\s+((?:\"?[a-z_][\w$]*\"?\.)+\"?[a-z_][\w$]*\"?)"
+)
+_SET_CONFIG: Final = re.compile(rb"(?i)\bset_config\s*\(\s*(?:e?'([^'\\]*)'(?=\s*,))?")
+_DOTTED: Final = re.compile(rb"[A-Za-z_][\w$]*(?:\.[A-Za-z_][\w$]*)+")
+
+
+class Hints:
+    """Remembers the hints of the texts it has seen."""
+
+    def __init__(self) -> None:
+        self._seen: dict[bytes, Hint] = {}
+
+    def of(self, text: bytes) -> Hint:
+        """Return what a Query's or Parse's body hints at."""
+        hint = self._seen.get(text)
+        if hint is None:
+            hint = _read(text)
+            if len(text) <= _LONGEST:
+                if len(self._seen) >= _REMEMBERED:
+                    self._seen.clear()
+                self._seen[text] = hint
+        return hint
+
+
+def _read(text: bytes) -> Hint:
+    flags = 0
+    for found in _PATTERN.finditer(text):
+        group = found.lastindex
+        if group is not None:
+            flags |= _WORDS[group - 1][0]
+    names = {_name(name) for name in _SETTING.findall(text)}
+    unnamed = False
+    for found in _SET_CONFIG.finditer(text):
+        if found[1] is None:
+            unnamed = True
+        elif b"." in found[1]:
+            names.add(_name(found[1]))
+    if not flags and not names:
+        return NOTHING
+    return Hint(flags, frozenset(names), unnamed)
+
+
+def names_in(parameters: bytes) -> frozenset[str]:
+    """Return what may be names of custom settings among a Bind's parameters."""
+    return frozenset(_name(name) for name in _DOTTED.findall(parameters))
+
+
+def _name(raw: bytes) -> str:
+    return raw.replace(b'"', b"").lower().decode("utf-8", "replace")
+
+
+_TAGS: Final = {
+    b"SET": SETTINGS,
+    b"RES": SETTINGS,  # RESET
+    b"PRE": PREPARED,
+    b"DEA": PREPARED,
+    b"LIS": CHANNELS,
+    b"UNL": CHANNELS,
+    b"DEC": CURSORS,
+    b"CLO": CURSORS,
+    b"DIS": ANYTHING,
+    b"LOA": ENDLESS,
+    b"DO\0": ANYTHING,
+    b"CAL": ANYTHING,
+    b"CRE": TEMPORARY,
+    b"DRO": TEMPORARY,
+    b"ALT": TEMPORARY,  # of a temporary table's schema
+}
+
+
+def of_tag(start: bytes) -> int:
+    """Return what a command tag, of which `start` is the first three bytes, hints at."""
+    return _TAGS.get(start, 0)

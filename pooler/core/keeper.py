@@ -1,0 +1,119 @@
+"""Keeps a server with its client for as long as the client may have left something on it.
+
+A server whose client has finished a transaction that may have touched session state stays linked,
+as in session mode. Only when somebody else needs a server, or after a moment, is it asked what its
+session holds (see `truth`). What another server can be given too (settings, role, prepared
+statements) becomes what the client wants, and the server is free. What it cannot (advisory locks,
+temporary objects, ...) pins the server: it goes back to its client, and is asked again when there
+is a hint that the reason is gone.
+"""
+
+from typing import TYPE_CHECKING, Final
+
+from pooler.core import chores, hints
+from pooler.core.client import ClientState
+from pooler.core.errors import CloseReason
+from pooler.core.server import Server, ServerState
+from pooler.core.settings import PoolMode
+from pooler.wire import codes
+
+if TYPE_CHECKING:
+    from pooler.core.client import Client
+    from pooler.core.pool import Pool
+
+PATIENCE: Final = 0.2
+"""Seconds after which a server is asked although nobody waits for it: so that the pool's idle
+servers are idle, and pins are known, without a question per transaction of a busy client."""
+
+
+class Keeper:
+    """The kept servers of one pool."""
+
+    def __init__(self, pool: "Pool") -> None:
+        self._pool = pool
+        self._kept: dict[Server, None] = {}  # touched, oldest first; some have gone on meanwhile
+
+    def keep(self, server: Server) -> None:
+        """Leave a settled server with its client, unless somebody waits for it."""
+        self._kept.pop(server, None)
+        if not server.touched:  # pinned, and nothing hints that it need not be
+            return
+        if self._pool.someone_waits():
+            self._ask(server)
+        else:
+            self._kept[server] = None
+
+    def give_way(self) -> None:
+        """Have the server kept for longest asked: somebody needs one."""
+        while self._kept:
+            server = next(iter(self._kept))
+            del self._kept[server]
+            if _at_rest(server):
+                self._ask(server)
+                return
+
+    def tick(self, now: float) -> None:
+        """Have servers asked that have been kept for a while."""
+        for server in list(self._kept):
+            if not _at_rest(server):
+                del self._kept[server]
+            elif now - server.idle_since >= PATIENCE:
+                del self._kept[server]
+                self._ask(server)
+
+    def _ask(self, server: Server) -> None:
+        pool = self._pool
+        client = server.client
+        assert client is not None
+        pool.unlink(server, client)
+        server.move(ServerState.ASKING)
+        server.owner = client
+        client.asked = server
+        server.deadline = pool.edge.now() + pool.settings.cancel_wait_timeout
+        asked = server.touched & hints.ANYTHING
+        server.pins |= server.touched & hints.ENDLESS
+        server.touched = asked
+        client.rest()
+        server.start(chores.ask(server, asked, client.custom, client.wants))
+
+    def answered(self, server: Server) -> None:
+        """Go on with a server that has said what it holds."""
+        pool = self._pool
+        client, server.owner = server.owner, None
+        server.settings = pool.shelf.shared(server.aim)
+        if client is None:
+            pool.tidy(server, PoolMode.TRANSACTION, CloseReason.TERMINATED)
+            return
+        client.asked = None
+        client.wants = server.settings
+        if server.pins:
+            server.client = client
+            client.server = server
+            server.move(ServerState.ACTIVE)
+            server.deadline = 0.0
+            if client.state is ClientState.WAITING:
+                client.go()
+            return
+        if client.state is ClientState.WAITING:
+            pool.waiting.append(client)
+        pool.offer(server)
+        if client.next_pool is not None and client.server is None:
+            pool.hand_over(client, client.next_pool)
+
+    def forget(self, client: "Client") -> None:
+        """The client has gone: the server being asked about it is nobody's."""
+        if client.asked is not None:
+            client.asked.owner = None
+            client.asked = None
+
+
+def _at_rest(server: Server) -> bool:
+    return (
+        server.state is ServerState.ACTIVE
+        and server.client is not None
+        and server.touched != 0
+        and server.ledger.settled
+        and server.status == codes.IDLE
+        and not server.client.within_message
+        and not server.cancels
+    )
