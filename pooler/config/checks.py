@@ -8,8 +8,10 @@ import ipaddress
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
+from pooler.config import certificates
 from pooler.config.model import AuthType, Settings
 from pooler.config.tree import Path
+from pooler.core.settings import SslMode, TargetTls
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,7 @@ def clashes(settings: Settings, *, upstream: bool, secrets: Collection[str]) -> 
     """Every inconsistency; `secrets` are the users of auth.file, `upstream`: a URL was given."""
     yield from _listening(settings)
     yield from _sizes(settings)
+    yield from _tls(settings)
     if not settings.databases:
         yield Clash(
             ("databases",),
@@ -86,6 +89,74 @@ def _sizes(settings: Settings) -> Iterator[Clash]:
                     ("defaults", "min_pool_size"),
                 ),
             )
+
+
+_PAIR = "set cert_file and key_file, or neither"
+
+
+def _tls(settings: Settings) -> Iterator[Clash]:
+    tls = settings.tls
+    here: Path = ("tls",)
+    if bool(tls.cert_file) != bool(tls.key_file):
+        given = "cert_file" if tls.cert_file else "key_file"
+        yield Clash((*here, given), "is of no use alone", _PAIR, (here,))
+    elif tls.sslmode.required and not tls.cert_file:
+        yield Clash(
+            (*here, "sslmode"),
+            f"{tls.sslmode.value} needs a certificate to show to clients",
+            "set tls.cert_file and tls.key_file",
+            (here,),
+        )
+    if tls.sslmode.verifies and not tls.ca_file:
+        yield Clash(
+            (*here, "sslmode"),
+            f"{tls.sslmode.value} needs the CA of clients' certificates",
+            "set tls.ca_file",
+            (here,),
+        )
+    yield from _crl(here, tls.crl_file, tls.ca_file)
+    above: Path = ("server_tls",)
+    reported: set[str] = set()
+    for name, database in settings.databases.items():
+        wanted = certificates.target(settings.server_tls, database.server_tls, "")
+        own: Path = ("databases", name, "server_tls")
+        for key, message, hint in _server_tls(wanted):
+            if database.server_tls.model_fields_set:
+                yield Clash((*own, key), message, hint, (above, own))
+            elif message not in reported:
+                reported.add(message)
+                yield Clash((*above, key), message, hint, (above,))
+
+
+def _crl(path: Path, crl_file: str, ca_file: str) -> Iterator[Clash]:
+    if crl_file and not ca_file:
+        yield Clash((*path, "crl_file"), "is of no use without ca_file", "set ca_file", (path,))
+
+
+def _server_tls(wanted: TargetTls) -> Iterator[tuple[str, str, str]]:
+    """What is inconsistent in one database's settings: key, message, hint."""
+    mode = wanted.sslmode
+    stronger = "set sslmode to require, verify-ca or verify-full"
+    if bool(wanted.cert_file) != bool(wanted.key_file):
+        yield "cert_file" if wanted.cert_file else "key_file", "is of no use alone", _PAIR
+    if mode.verifies and not wanted.ca_file:
+        yield (
+            "sslmode",
+            f"{mode.value} needs the CA of the servers' certificates",
+            "set ca_file to a file, or to system",
+        )
+    if wanted.crl_file and not wanted.ca_file:
+        yield "crl_file", "is of no use without ca_file", "set ca_file"
+    if wanted.ca_file == certificates.SYSTEM and mode is not SslMode.VERIFY_FULL:
+        yield (
+            "ca_file",
+            "the system's CAs vouch for anybody's host: they need sslmode verify-full",
+            "set sslmode: verify-full",
+        )
+    if wanted.sslnegotiation == "direct" and not mode.required:
+        yield "sslnegotiation", f"direct can not be had with sslmode {mode.value}", stronger
+    if wanted.channel_binding == "require" and not mode.required:
+        yield "channel_binding", f"require can not be had with sslmode {mode.value}", stronger
 
 
 def needs_auth_type(settings: Settings, upstream: bool) -> bool:

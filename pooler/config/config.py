@@ -7,11 +7,12 @@ pool those of the server's user, since clients of several users may share the po
 
 from typing import TypeVar
 
-from pydantic import Field, SecretStr
+from pydantic import ConfigDict, Field, SecretStr
 
+from pooler.config.certificates import Certificates
 from pooler.config.model import Database, Settings, User
 from pooler.config.units import is_verifier
-from pooler.core.settings import PoolSettings, Route, SessionSettings, Target
+from pooler.core.settings import PoolSettings, Route, SessionSettings, Target, TargetTls
 
 T = TypeVar("T")
 
@@ -24,12 +25,16 @@ _NOBODY = User()
 class Config(Settings):
     """Settings, where they came from, and the secrets of auth.file."""
 
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
     source: str | None = None
     """The configuration file."""
     files: tuple[str, ...] = ()
     """Every file that was read: a change of any of them is a reason to load again."""
     stored: dict[str, SecretStr] = Field(default={})
     """Secrets of auth.file by user."""
+    certificates: Certificates = Field(default=Certificates(), exclude=True, repr=False)
+    """What the files of tls and server_tls held."""
 
     def secret(self, user: str) -> str | None:
         """What a client that logs in as `user` must prove to know; None: no such secret.
@@ -70,8 +75,13 @@ class Config(Settings):
             load_balance_hosts=balance == "round-robin",
             connect_query=entry.connect_query,
             startup=tuple(sorted(entry.settings.items())),
+            tls=self._target_tls(database),
             max_protocol_version=entry.max_protocol_version,
         )
+
+    def _target_tls(self, database: str) -> TargetTls:
+        targets = self.certificates.targets
+        return targets.get(database) or targets.get(FALLBACK) or TargetTls()
 
     def _pool(self, db: Database, user: User) -> PoolSettings:
         defaults, timeouts, limits = self.defaults, self.timeouts, self.limits

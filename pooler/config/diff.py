@@ -43,6 +43,13 @@ def changes(old: Config, new: Config) -> list[Change]:
     found = list(_differences("", old.model_dump(include=names), new.model_dump(include=names)))
     # The content of auth.file, which is no setting.
     found += _differences("auth.file", old.stored, new.stored)
+    # The content of certificates and keys that are still the same file.
+    old_files, new_files = old.certificates.digests, new.certificates.digests
+    found += [
+        Change(file, SECRET, SECRET)
+        for file in old_files
+        if new_files.get(file, old_files[file]) != old_files[file]
+    ]
     return found
 
 

@@ -4,14 +4,15 @@ Precedence: command line > environment > file > default. Rules: all mistakes are
 nothing is changed by a load that fails; files are read here and in no other module of the package.
 """
 
+import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 
 from pydantic import SecretStr
 
-from pooler.config import environment
+from pooler.config import certificates, environment
 from pooler.config.checks import clashes, needs_auth_type
 from pooler.config.config import Config
 from pooler.config.model import AuthType, Settings
@@ -33,10 +34,12 @@ from pooler.config.upstream import CONNECTION, UpstreamError, parse_upstream
 from pooler.config.userlist import parse_userlist
 from pooler.config.validate import validate
 from pooler.config.yamltext import parse
+from pooler.core.settings import SslMode
 
 MAX_CONFIG = 1 << 20
 MAX_USERLIST = 1 << 24
 MAX_PASSWORD = 1 << 16
+MAX_CERTIFICATES = 1 << 24
 """Bytes of each kind of file: far beyond any real one, and an end for /dev/zero."""
 
 
@@ -87,6 +90,7 @@ class _Loading:
         settings, found = validate(tree)
         self.complain_all(found)
         stored = self.userlist(tree, settings.auth.file)
+        pems = self.tls(tree, settings)
         self.check(tree, settings, bool(url), stored)
         if self.problems:
             raise ConfigError(sorted(self.problems, key=lambda problem: problem.line))
@@ -98,6 +102,7 @@ class _Loading:
             source=path,
             files=tuple(dict.fromkeys(self.files)),
             stored={user: SecretStr(secret) for user, secret in stored.items()},
+            certificates=pems,
         )
 
     def complain(self, problem: Problem, path: Path = ()) -> None:
@@ -228,6 +233,45 @@ class _Loading:
         for problem in problems:
             self.complain(problem, path)
         return secrets
+
+    def tls(self, tree: Node, settings: Settings) -> certificates.Certificates:
+        """What the files of tls and server_tls hold."""
+        found = certificates.Certificates()
+        read = partial(self.pem, found)
+        listen = certificates.listening(settings.tls, self.base)
+        try:
+            if listen is not None:
+                found.clients = certificates.for_clients(listen, read)
+        except certificates.TlsFault as fault:
+            self.complain_about(tree, ("tls", fault.key), fault)
+        for name, database in settings.databases.items():
+            wanted = certificates.target(settings.server_tls, database.server_tls, self.base)
+            found.targets[name] = wanted
+            if wanted in found.servers or wanted.sslmode is SslMode.DISABLE:
+                continue
+            try:
+                found.servers[wanted] = certificates.for_servers(wanted, read)
+            except certificates.TlsFault as fault:
+                path: Path = ("databases", name, "server_tls", fault.key)
+                if find(tree, path)[0] != path:
+                    path = ("server_tls", fault.key)
+                self.complain_about(tree, path, fault)
+        return found
+
+    def pem(self, found: certificates.Certificates, file: str) -> bytes | str:
+        """A certificate's or a key's file, to be watched from now on."""
+        data = self.read(file, MAX_CERTIFICATES)
+        if isinstance(data, bytes):
+            found.digests[file] = hashlib.sha256(data).hexdigest()
+        return data
+
+    def complain_about(self, tree: Node, path: Path, fault: certificates.TlsFault) -> None:
+        """Adds a problem with what a TLS setting names, once for all databases it is about."""
+        if path in self.broken or any(_overlap(path, broken) for broken in self.broken):
+            return
+        origin = find(tree, path)[1].origin
+        problem = Problem(origin.file, origin.line, dotted(path), fault.message, fault.hint)
+        self.complain(problem, path)
 
     def check(
         self, tree: Node, settings: Settings, upstream: bool, stored: Mapping[str, str]

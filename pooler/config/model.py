@@ -35,7 +35,7 @@ from pooler.config.units import (
     split_address,
     wrong,
 )
-from pooler.core.settings import Host, PoolMode
+from pooler.core.settings import Host, PoolMode, SslMode
 
 
 class AuthType(Enum):
@@ -98,6 +98,49 @@ class Tcp(Section):
     """Unanswered probes before the connection is dropped."""
     user_timeout: Duration = 0.0
     """Time that sent data may stay unacknowledged before the connection is dropped."""
+
+
+class Tls(Section):
+    """TLS on connections from clients, offered where there is a certificate."""
+
+    sslmode: SslMode = SslMode.PREFER
+    """disable; allow or prefer: as the client likes; require: refuse clients in the clear;
+    verify-ca or verify-full: and those without a certificate that leads to ca_file."""
+    cert_file: str = ""
+    """Certificate shown to clients, followed by those of its issuers; all files in PEM format."""
+    key_file: str = ""
+    """The certificate's private key, unencrypted and readable by nobody else."""
+    ca_file: str = ""
+    """CAs of clients' certificates; "" asks for none."""
+    crl_file: str = ""
+    """Revocation lists for clients' certificates."""
+    min_protocol_version: Literal["TLSv1.2", "TLSv1.3"] = "TLSv1.2"
+    """Oldest version of TLS that is spoken."""
+    ciphers: str = ""
+    """Ciphers of TLS 1.2 in OpenSSL's syntax; "" for OpenSSL's secure ones."""
+
+
+class ServerTls(Section):
+    """TLS on connections to servers, for databases that do not set their own; as in libpq."""
+
+    sslmode: SslMode = SslMode.PREFER
+    """disable, allow, prefer, require; verify-ca: of a known CA; verify-full: and for that host."""
+    sslnegotiation: Literal["postgres", "direct"] = "postgres"
+    """How TLS begins: asked for, or at once (PostgreSQL 17 and newer)."""
+    channel_binding: Literal["disable", "prefer", "require"] = "prefer"
+    """Whether SCRAM is bound to the server's certificate (SCRAM-SHA-256-PLUS)."""
+    ca_file: str = ""
+    """CAs of servers' certificates, in PEM format, or `system` for those the system trusts."""
+    crl_file: str = ""
+    """Revocation lists for servers' certificates."""
+    cert_file: str = ""
+    """Certificate to show to servers that ask for one."""
+    key_file: str = ""
+    """Its private key, unencrypted and readable by nobody else."""
+    min_protocol_version: Literal["TLSv1.2", "TLSv1.3"] = "TLSv1.2"
+    """Oldest version of TLS that is spoken."""
+    ciphers: str = ""
+    """Ciphers of TLS 1.2 in OpenSSL's syntax; "" for OpenSSL's secure ones."""
 
 
 class Auth(Section):
@@ -191,7 +234,8 @@ class Defaults(Section):
 def inherited(section: type[Section], name: str) -> Any:
     """A setting whose default, None, is that of another section, and so is its description."""
     base = section.model_fields[name]
-    text = f"{base.description} Default: {section.__name__.lower()}.{name}."
+    of = re.sub(r"\B(?=[A-Z])", "_", section.__name__).lower()
+    text = f"{base.description} Default: {of}.{name}."
     return Field(default=None, description=text, examples=[base.default])
 
 
@@ -210,6 +254,24 @@ class Shared(Section):
     idle_in_transaction_timeout: Duration | None = inherited(
         Timeouts, "idle_in_transaction_timeout"
     )
+
+
+class DatabaseTls(Section):
+    """TLS on connections to this database's servers."""
+
+    sslmode: SslMode | None = inherited(ServerTls, "sslmode")
+    sslnegotiation: Literal["postgres", "direct"] | None = inherited(ServerTls, "sslnegotiation")
+    channel_binding: Literal["disable", "prefer", "require"] | None = inherited(
+        ServerTls, "channel_binding"
+    )
+    ca_file: str | None = inherited(ServerTls, "ca_file")
+    crl_file: str | None = inherited(ServerTls, "crl_file")
+    cert_file: str | None = inherited(ServerTls, "cert_file")
+    key_file: str | None = inherited(ServerTls, "key_file")
+    min_protocol_version: Literal["TLSv1.2", "TLSv1.3"] | None = inherited(
+        ServerTls, "min_protocol_version"
+    )
+    ciphers: str | None = inherited(ServerTls, "ciphers")
 
 
 class Database(Shared):
@@ -231,6 +293,7 @@ class Database(Shared):
     """Query to run once on each new server connection."""
     settings: dict[ParameterName, str] = Field(default={})
     """Server settings to ask for when connecting, such as search_path."""
+    server_tls: DatabaseTls = DatabaseTls()
     max_protocol_version: Annotated[
         Literal["3.0", "3.2"], WithJsonSchema({"enum": ["3.0", "3.2", 3.0, 3.2]})
     ] = "3.0"
@@ -303,6 +366,8 @@ class Settings(Section):
 
     listen: Listen = Listen()
     tcp: Tcp = Tcp()
+    tls: Tls = Tls()
+    server_tls: ServerTls = ServerTls()
     auth: Auth = Auth()
     limits: Limits = Limits()
     timeouts: Timeouts = Timeouts()

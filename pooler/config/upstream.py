@@ -4,27 +4,41 @@ Rules: nothing of the URL is shown in an error except the names of its options, 
 with unescaped characters can end up in any part of it. An option that would be ignored is an error.
 """
 
+import os
 import re
 from urllib.parse import unquote
 
+from pooler.config.certificates import SYSTEM
 from pooler.config.tree import Node, Origin, at, mapping, sequence
 from pooler.config.units import split_address
 
 _HINT = "write postgresql://user:password@host:5432/dbname, special characters as %XX"
 
-CONNECTION = ("host", "port", "dbname", "user", "password", "password_file", "connect_query")
+CONNECTION = (
+    *("host", "port", "dbname", "user", "password", "password_file", "connect_query"),
+    "server_tls",
+)
 """Keys that say where a database is and how to log in: a URL replaces them all, so that a password
 meant for the server in the file is not sent to the one in the URL."""
 
 # libpq's options that become a key of the database, or one of its `settings`.
 _KEYS = {"host", "port", "dbname", "user", "password", "max_protocol_version"}
 _RENAMED = {"connect_timeout": "server_connect_timeout"}
+_TLS = {
+    "sslmode": "sslmode",
+    "sslnegotiation": "sslnegotiation",
+    "sslrootcert": "ca_file",
+    "sslcrl": "crl_file",
+    "sslcert": "cert_file",
+    "sslkey": "key_file",
+    "ssl_min_protocol_version": "min_protocol_version",
+    "channel_binding": "channel_binding",
+}
 _SETTINGS = {"application_name", "options", "client_encoding"}
 # Those that have a choice: each value we can do, and what it is here. What asks for no more than
 # the plain connection that is made becomes nothing.
 _CHOICES = {
     "load_balance_hosts": {"random": "round-robin", "disable": "disable"},
-    "sslmode": {"disable": "", "allow": "", "prefer": ""},
     "gssencmode": {"disable": "", "prefer": ""},
     "target_session_attrs": {"any": ""},
 }
@@ -52,20 +66,35 @@ def parse_upstream(url: str, source: str) -> Node:
     keys: dict[str, str] = {"user": user, "password": password, "dbname": _decode(path)}
     keys["host"] = ",".join(_host(server) for server in servers.split(",")) if servers else ""
     settings: dict[str, str] = {}
+    tls: dict[str, str] = {}
     for option in query.split("&") if query else []:
         name, equals, value = option.partition("=")
         if not equals:
             raise UpstreamError("has an option without a value")
-        _option(_decode(name), _decode(value), keys, settings)
-    return _tree(keys, settings, origin)
+        name, value = _decode(name), _decode(value)
+        if name in _TLS:
+            tls[_TLS[name]] = _whole_path(name, value)
+        else:
+            _option(name, value, keys, settings)
+    return _tree(keys, settings, tls, origin)
 
 
-def _tree(keys: dict[str, str], settings: dict[str, str], origin: Origin) -> Node:
+def _whole_path(name: str, value: str) -> str:
+    """A file's name in a URL is relative to where we are, and no other file's business."""
+    is_file = name in ("sslrootcert", "sslcrl", "sslcert", "sslkey")
+    return os.path.abspath(value) if is_file and value not in ("", SYSTEM) else value
+
+
+def _tree(
+    keys: dict[str, str], settings: dict[str, str], tls: dict[str, str], origin: Origin
+) -> Node:
     entries = {name: Node(value, origin) for name, value in keys.items() if value}
     if "host" in entries:
         entries["host"] = sequence((Node(host, origin) for host in keys["host"].split(",")), origin)
     if settings:
         entries["settings"] = mapping({k: Node(v, origin) for k, v in settings.items()}, origin)
+    if tls:
+        entries["server_tls"] = mapping({k: Node(v, origin) for k, v in tls.items()}, origin)
     return at(("databases", keys["dbname"] or "*"), mapping(entries, origin))
 
 

@@ -92,12 +92,14 @@ def _keys(path: Path) -> dict[str, FieldInfo]:
     """The settings that can stand beside the one at `path`."""
     if len(path) == 1:
         return Settings.model_fields
-    if path[0] in _ENTRIES:
-        return _ENTRIES[str(path[0])].model_fields
-    section = Settings.model_fields[str(path[0])].annotation
-    assert isinstance(section, type)
-    assert issubclass(section, BaseModel)
-    return section.model_fields
+    section: object = _ENTRIES.get(str(path[0])) or Settings.model_fields[str(path[0])].annotation
+    fields: dict[str, FieldInfo] = {}
+    for key in (*path[2 if path[0] in _ENTRIES else 1 : -1], ""):
+        if not isinstance(section, type) or not issubclass(section, BaseModel):
+            break
+        fields = section.model_fields
+        section = fields[str(key)].annotation if key in fields else None
+    return fields
 
 
 def _example(path: Path, otherwise: object) -> object:

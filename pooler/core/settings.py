@@ -35,6 +35,44 @@ class Host:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+class SslMode(Enum):
+    """How much encryption is wanted, in libpq's words."""
+
+    DISABLE = "disable"
+    ALLOW = "allow"
+    PREFER = "prefer"
+    REQUIRE = "require"
+    VERIFY_CA = "verify-ca"
+    VERIFY_FULL = "verify-full"
+
+    @property
+    def required(self) -> bool:
+        """True where nothing goes in the clear."""
+        return self in (SslMode.REQUIRE, SslMode.VERIFY_CA, SslMode.VERIFY_FULL)
+
+    @property
+    def verifies(self) -> bool:
+        """True where the other end needs a certificate that leads to a known CA."""
+        return self in (SslMode.VERIFY_CA, SslMode.VERIFY_FULL)
+
+
+@dataclass(frozen=True, slots=True)
+class TargetTls:
+    """How server connections are encrypted; files with their whole path, "" for none."""
+
+    sslmode: SslMode = SslMode.DISABLE
+    sslnegotiation: str = "postgres"
+    """"postgres": asked for by an SSLRequest; "direct": TLS from the first byte."""
+    channel_binding: str = "prefer"
+    """"disable", "prefer" or "require": SCRAM-SHA-256-PLUS, as libpq's option."""
+    ca_file: str = ""
+    crl_file: str = ""
+    cert_file: str = ""
+    key_file: str = ""
+    min_protocol_version: str = "TLSv1.2"
+    ciphers: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """Where a pool's servers are and how to log in to them; a change of it renews the servers."""
@@ -49,6 +87,7 @@ class Target:
     """Run once on each new server connection."""
     startup: tuple[tuple[str, str], ...] = ()
     """Further startup parameters (settings of the session), sorted by name."""
+    tls: TargetTls = TargetTls()
     max_protocol_version: str = "3.0"
     """"3.0" or "3.2": what the startup packet asks of the server, as libpq's option."""
 

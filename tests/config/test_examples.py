@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from pooler.config import Database, User, json_schema, load
-from pooler.config.model import Settings
+from pooler.config.model import Section, Settings
 from tests.config.conftest import resolved
 from tests.config.test_schema import accepts
 
@@ -38,6 +38,12 @@ def test_full_example_shows_every_setting_with_its_default(tmp_path: Path) -> No
         for key, field in model.model_fields.items():
             default = field.examples[0] if field.examples else field.default
             default = getattr(default, "value", default)
+            if isinstance(default, Section):
+                default = {
+                    name: getattr(inner.examples[0], "value", inner.examples[0])
+                    for name, inner in type(default).model_fields.items()
+                    if inner.examples
+                }
             if key not in ("host", "password"):
                 assert entry[key] == default, key
     assert data["databases"]["app"]["host"] == "127.0.0.1"

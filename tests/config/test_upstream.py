@@ -3,8 +3,8 @@
 import pytest
 
 from pooler.config import AuthType, Config, ConfigError, Overrides, load
-from pooler.core.settings import Host
-from tests.config.conftest import Load
+from pooler.core.settings import Host, SslMode, TargetTls
+from tests.config.conftest import Load, resolved
 
 HINT = "write postgresql://user:password@host:5432/dbname, special characters as %XX"
 
@@ -59,6 +59,20 @@ def test_options() -> None:
     assert route.target.max_protocol_version == "3.2"
 
 
+def test_tls_options() -> None:
+    config = up(
+        "postgresql://db/app?sslmode=verify-full&sslrootcert=system&sslnegotiation=direct"
+        "&channel_binding=require&ssl_min_protocol_version=TLSv1.3"
+    )
+    assert resolved(config, "app", "u").target.tls == TargetTls(
+        sslmode=SslMode.VERIFY_FULL,
+        sslnegotiation="direct",
+        channel_binding="require",
+        ca_file="system",
+        min_protocol_version="TLSv1.3",
+    )
+
+
 AT_SIGN = f"holds an '@' that does not stand before the host; {HINT}"
 ESCAPE = "has a %XX that is not a character; write % itself as %25"
 UNKNOWN = "which is not known here; remove it"
@@ -87,8 +101,8 @@ UNKNOWN = "which is not known here; remove it"
         ("postgresql://db/app?hunter2", f"has an option without a value; {HINT}"),
         ("postgresql://db/app?krbsrvname=hunter2", f"has the option krbsrvname, {UNKNOWN}"),
         (
-            "postgresql://db/app?sslmode=require",
-            "asks for a sslmode that is not supported; use one of allow, disable, prefer",
+            "postgresql://db/app?gssencmode=require",
+            "asks for a gssencmode that is not supported; use one of disable, prefer",
         ),
         (
             "postgresql://db/app?load_balance_hosts=hunter2",
