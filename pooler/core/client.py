@@ -73,7 +73,8 @@ class Client(Peer):
         self.opened_at = now
         # the session
         self.limits = limits  # may change by a reload
-        self.wants = pool.shelf.shared(wants)
+        self.startup = pool.shelf.shared(wants)  # what its RESET goes back to
+        self.wants = self.startup
         self.told: session.Settings = session.NONE  # the parameters reported to it
         self.custom: frozenset[str] = frozenset()  # names of custom settings it may have set
         self.asked: Server | None = None  # is being asked what this client left on it
@@ -110,7 +111,11 @@ class Client(Peer):
     def send(self, data: bytes) -> None:
         """Write to the client."""
         self.pool.counters.sent += len(data)
-        self.transport.write(data)
+        try:
+            self.transport.write(data)
+        except RuntimeError:  # uvloop: reset by the client, and `connection_lost` is on its way
+            if not self.transport.is_closing():
+                raise
 
     def pause_writing(self) -> None:
         """The client reads slower than its server sends."""

@@ -24,6 +24,8 @@ ENDLESS: Final = 64
 """What cannot be undone or asked about: LOAD, setseed. Stays until the session ends."""
 UNKNOWN: Final = 128
 """The question could not be answered."""
+RESET: Final = 256
+"""Settings have gone back to the server's defaults, perhaps: a client's own are due again."""
 ANYTHING: Final = SETTINGS | PREPARED | CHANNELS | LOCKS | CURSORS | TEMPORARY
 
 _REMEMBERED: Final = 20_000
@@ -111,14 +113,14 @@ def _name(raw: bytes) -> str:
 
 _TAGS: Final = {
     b"SET": SETTINGS,
-    b"RES": SETTINGS,  # RESET
+    b"RES": SETTINGS | RESET,
     b"PRE": PREPARED,
     b"DEA": PREPARED,
     b"LIS": CHANNELS,
     b"UNL": CHANNELS,
     b"DEC": CURSORS,
     b"CLO": CURSORS,
-    b"DIS": ANYTHING,
+    b"DIS": ANYTHING | RESET,
     b"LOA": ENDLESS,
     b"DO\0": ANYTHING,
     b"CAL": ANYTHING,

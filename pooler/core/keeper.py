@@ -38,7 +38,9 @@ class Keeper:
         self._kept.pop(server, None)
         if not server.touched:  # pinned, and nothing hints that it need not be
             return
-        if self._pool.someone_waits():
+        client = server.client
+        due = client is not None and client.startup and server.touched & hints.RESET
+        if due or self._pool.someone_waits():
             self._ask(server)
         else:
             self._kept[server] = None
@@ -85,14 +87,11 @@ class Keeper:
             pool.tidy(server, PoolMode.TRANSACTION, CloseReason.TERMINATED)
             return
         client.asked = None
-        client.wants = server.settings
+        # What the client gave at its start is always set on a session of ours. Where it is not, it
+        # was RESET, and that goes back to what the client gave.
+        client.wants = pool.shelf.shared({**client.startup, **server.settings})
         if server.pins:
-            server.client = client
-            client.server = server
-            server.move(ServerState.ACTIVE)
-            server.deadline = 0.0
-            if client.state is ClientState.WAITING:
-                client.go()
+            pool.relink(server, client)
             return
         if client.state is ClientState.WAITING:
             pool.waiting.append(client)

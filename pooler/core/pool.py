@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
-from pooler.core import chores, session
+from pooler.core import chores, hints, session
 from pooler.core.cancel import CancelKeys
 from pooler.core.client import Client, ClientState
 from pooler.core.counters import Counters
@@ -183,13 +183,16 @@ class Pool:
     def claim(self, client: Client) -> None:
         """Give the client a server, now or when its turn comes."""
         if client.server is not None:  # pinned, or replication: it has one of its own
-            client.go()
+            if client.server.state is ServerState.ACTIVE:  # else it is about to be
+                client.go()
             return
         client.waiting_since = self.edge.now()
         client.notified = False
+        if client.asked is not None:  # its own server is about to come back, or be free
+            return
         if self.idle and not self.someone_waits():
             self._link(self._pick(client), client)
-        elif client.asked is None:  # else its own server is about to come back, or free
+        else:
             self.waiting.append(client)
             self.keeper.give_way()
             self.wake()
@@ -219,6 +222,16 @@ class Pool:
             server.brake(PEER_FULL)
         self.working[server] = None
         server.timed_out = None
+        self._prepare(server, client, now)
+
+    def relink(self, server: Server, client: Client) -> None:
+        """Give a pinned server back to its client."""
+        client.server = server
+        server.client = client
+        self._prepare(server, client, self.edge.now())
+
+    def _prepare(self, server: Server, client: Client, now: float) -> None:
+        """Have the server checked, and set as the client wants, if need be; then start."""
         settings = self.settings
         check = ""
         if settings.server_check_query and now - server.idle_since >= settings.server_check_delay:
@@ -243,7 +256,8 @@ class Pool:
         else:
             if client.told is not server.parameters:
                 client.tell(server.parameters)
-            client.go()
+            if client.state is ClientState.WAITING:  # a pinned one may have nothing to ask
+                client.go()
 
     def _greet(self, server: Server, client: Client) -> None:
         if len(self._welcomes) >= 1000:  # as many sets of startup settings; they are learnt anew
@@ -388,7 +402,7 @@ class Pool:
     # -- chores
 
     def chore_over(self, server: Server, failure: chores.Failure) -> None:
-        """Go on after a chore: start the client it was for, or offer the tidied server."""
+        """Go on after a chore: with the client it was for, or the tidied server."""
         client = server.client
         if failure is None:
             server.settings = server.aim
@@ -396,18 +410,37 @@ class Pool:
             self.welcome = server.parameters
         if server.state is ServerState.ASKING:
             self.keeper.answered(server)
-        elif client is None:
+        elif server.state is ServerState.TIDYING:
             self.offer(server)
-        elif failure is None:
+        elif failure is not None:
+            self._not_set(server, client, ServerRefused(failure))
+        elif client is not None:
             self._start(server, client)
         else:
-            error = ServerRefused(failure)
+            self.tidy(server, PoolMode.TRANSACTION, CloseReason.TERMINATED)
+
+    def _not_set(self, server: Server, client: Client | None, error: ServerRefused) -> None:
+        """Go on when a server could not be set as its client wants.
+
+        Settings were rolled back, but PREPARE and DEALLOCATE stay done: nobody knows it now.
+        """
+        held = server.pins
+        server.touched |= hints.ANYTHING
+        if client is not None:
             self.unlink(server, client)
-            if client.state is ClientState.GREETING:
+            statements = [name for name in client.wants if name.startswith(session.STATEMENT)]
+            if held:  # what the server holds for it is of no use without its settings
+                client.fail(error, CloseReason.SERVER_LOST)
+            elif statements:  # one of them cannot be prepared again: its table is gone, say
+                client.wants = self.shelf.shared(
+                    {name: client.wants[name] for name in client.wants if name not in statements}
+                )
+                self.waiting.appendleft(client)
+            elif client.state is ClientState.GREETING:
                 client.fail(error, CloseReason.LOGIN_FAILED)
-            self.offer(server)
-            if client.state is ClientState.WAITING:
-                client.refuse(error)
+        self.tidy(server, PoolMode.TRANSACTION, CloseReason.TERMINATED)
+        if client is not None and client.state is ClientState.WAITING and not statements:
+            client.refuse(error)
 
     def tidy(self, server: Server, mode: PoolMode, reason: CloseReason) -> None:
         """Make an abandoned server clean; cancel what it does unless its client said goodbye."""
@@ -521,7 +554,7 @@ class Pool:
         """Tell a client that its server is lost, unless nothing was lost with it."""
         if client is None:
             return
-        left_state = server.owner is client
+        left_state = server.owner is client or server.pins != 0
         self.keeper.forget(client)
         if not left_state and client.state in (ClientState.WAITING, ClientState.GREETING):
             self.waiting.appendleft(client)

@@ -61,6 +61,7 @@ MOVES: Final[dict[ServerState, tuple[ServerState, ...]]] = {
         ServerState.CLOSED,
     ),
     ServerState.ASKING: (
+        ServerState.PREPARING,
         ServerState.ACTIVE,
         ServerState.IDLE,
         ServerState.TIDYING,
