@@ -39,6 +39,8 @@ class ServerLogin(DialogueProtocol[Welcome]):
             server_login(target.user, secret, parameters, random, 3 << 16 | minor, keyring)
         )
         self.result: asyncio.Future[Welcome] = asyncio.get_running_loop().create_future()
+        # who has given up on it needs no word of how it ended
+        self.result.add_done_callback(lambda result: result.cancelled() or result.exception())
 
     def succeeded(self, result: Welcome, rest: bytes) -> None:
         """Hand the server's welcome over."""
@@ -135,6 +137,10 @@ class Dialer:
                 )
                 set_options(transport, self._settings())
                 welcome = await login.result
+            if transport.is_closing():
+                raise ServerFault(
+                    codes.CONNECTION_FAILURE, "server closed the connection right after the login"
+                )
             self._idents += 1
             server = Server(
                 transport,
@@ -182,9 +188,9 @@ class Dialer:
                 host = _same_address(server)
                 transport, courier = await open_connection(host, Courier)
                 try:
-                    transport.write(build.cancel_request(server.pid, server.secret))
-                    await courier.over
-                    delivered = True
+                    if not transport.is_closing():
+                        transport.write(build.cancel_request(server.pid, server.secret))
+                    delivered = await courier.over
                 finally:
                     transport.abort()
         except (OSError, TimeoutError) as error:
@@ -198,12 +204,12 @@ class Courier(asyncio.Protocol):
     """The connection that delivers a CancelRequest."""
 
     def __init__(self) -> None:
-        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.over: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
     def connection_lost(self, error: BaseException | None) -> None:
-        """The request has been dealt with."""
+        """The request has been dealt with, unless the connection broke."""
         with contextlib.suppress(asyncio.InvalidStateError):
-            self.over.set_result(None)
+            self.over.set_result(error is None)
 
 
 def _same_address(server: Server) -> Host:

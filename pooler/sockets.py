@@ -9,6 +9,7 @@ import select
 import socket
 import stat
 import struct
+from collections.abc import Iterator
 from typing import Final, cast
 
 from pooler.auth import Connection
@@ -53,7 +54,9 @@ def socket_address(sock: socket.socket) -> str:
 
 
 def set_options(transport: asyncio.BaseTransport, settings: Settings) -> None:
-    """Set a connection's buffer limit, and what the `tcp` section says."""
+    """Set a connection's buffer limit, and what the `tcp` section says, unless it has ended."""
+    if transport.is_closing():
+        return
     cast(asyncio.WriteTransport, transport).set_write_buffer_limits(high=WRITE_HIGH)
     sock = transport.get_extra_info("socket")
     if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
@@ -70,11 +73,21 @@ def set_options(transport: asyncio.BaseTransport, settings: Settings) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, option, max(1, round(value)))
 
 
+@contextlib.contextmanager
+def _naming(address: str) -> Iterator[None]:
+    """Have an OSError say which address it is about."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, address) from error
+
+
 def tcp_sockets(host: str, port: int, *, reuse_port: bool) -> list[socket.socket]:
     """Return bound sockets for every address of `host` ("*": every interface); OSError."""
-    found = socket.getaddrinfo(
-        None if host == "*" else host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )
+    with _naming(f"{host}:{port}"):
+        found = socket.getaddrinfo(
+            None if host == "*" else host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
     sockets: list[socket.socket] = []
     try:
         for family, kind, protocol, _, address in dict.fromkeys(found):
@@ -92,7 +105,8 @@ def tcp_sockets(host: str, port: int, *, reuse_port: bool) -> list[socket.socket
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.bind(address)
+            with _naming(f"{host}:{port}"):
+                sock.bind(address)
             sock.setblocking(False)
     except BaseException:
         for sock in sockets:

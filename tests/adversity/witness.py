@@ -111,7 +111,11 @@ class Census:
 def login(pooler: Pooler, dbname: str = "app") -> RawClient:
     """A raw client, logged in."""
     client = RawClient(pooler.host, pooler.port)
-    client.login("app", dbname, "app-password")
+    try:
+        client.login("app", dbname, "app-password")
+    except BaseException:
+        client.close()
+        raise
     return client
 
 

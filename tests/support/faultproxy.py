@@ -54,7 +54,7 @@ class FaultProxy:
         self._armed = 0  # how often
         self._stopping = False
         self._threads = [threading.Thread(target=self._accept)]
-        self.connections = 0
+        self._links: set[socket.socket] = set()
 
     def __enter__(self) -> Self:
         self._threads[0].start()
@@ -73,13 +73,18 @@ class FaultProxy:
         self._fault = fault
         self._armed += 1
 
+    def say(self, data: bytes) -> None:
+        """Send this on every connection, as if the server had."""
+        for link in list(self._links):
+            with contextlib.suppress(OSError):
+                link.sendall(data)
+
     def _accept(self) -> None:
         while not self._stopping:
             try:
                 near, _ = self._listener.accept()
             except OSError:
                 return
-            self.connections += 1
             thread = threading.Thread(target=self._serve, args=(near,))
             self._threads.append(thread)
             thread.start()
@@ -92,8 +97,10 @@ class FaultProxy:
             return
         for end in (near, far):
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._links.add(near)
         with contextlib.suppress(OSError):
             self._pass_on(near, far)
+        self._links.discard(near)
         near.close()
         far.close()
 
