@@ -9,12 +9,27 @@ from typing import TYPE_CHECKING, Final
 
 from pooler.core import session
 from pooler.core.errors import CloseReason, PoolerError, protocol_violation
-from pooler.core.hints import NOTHING, TOO_LONG
+from pooler.core.hints import (
+    ANYTHING,
+    EXECUTES,
+    NOTHING,
+    SEQUENCES,
+    TOO_LONG,
+    Hint,
+    names_in,
+)
 from pooler.core.limits import Gauge
 from pooler.core.peer import HELD_FULL, HOLD_LIMIT, OWN_FULL, PEER_FULL, Peer, Transport
 from pooler.core.settings import SessionSettings
 from pooler.wire import build, codes
-from pooler.wire.cutter import END, MORE, BadMessage, client_cutter, peek
+from pooler.wire.cutter import (
+    END,
+    FROM_CLIENT_WITH_BINDS,
+    MORE,
+    BadMessage,
+    client_cutter,
+    peek,
+)
 
 if TYPE_CHECKING:
     from pooler.core.pool import Pool
@@ -22,6 +37,13 @@ if TYPE_CHECKING:
 
 _WITHOUT_SERVER: Final = b"dcfH"
 """What an idle session ignores: copy data that comes after its COPY failed, and Flush."""
+
+
+CUSTOM_LIMIT: Final = 1_000
+"""Names of custom settings remembered of a client."""
+
+HINTED_LIMIT: Final = 10_000
+"""Prepared statements with a hint remembered of a client; with more, any Bind is one."""
 
 
 class ClientState(Enum):
@@ -77,6 +99,7 @@ class Client(Peer):
         self.wants = self.startup
         self.told: session.Settings = session.NONE  # the parameters reported to it
         self.custom: frozenset[str] = frozenset()  # names of custom settings it may have set
+        self.asks_sequences = False  # begins a transaction with currval or lastval
         self.asked: Server | None = None  # is being asked what this client left on it
         # now
         self.state = ClientState.GREETING
@@ -90,6 +113,9 @@ class Client(Peer):
         self._held = b""  # received and not passed on
         self._drop = 0  # bytes still to come of a message to be ignored
         self._skipping = False  # to the next Sync, as a server does after an error
+        # hints
+        self._hinted: dict[bytes, Hint] = {}  # of prepared statements, by name
+        self._prepared_flags = 0  # what EXECUTE of a statement prepared in SQL may do
 
     def __repr__(self) -> str:
         """Show id, state and peer."""
@@ -213,18 +239,53 @@ class Client(Peer):
                 self.terminated = True
                 return at
             size = cutter.size
-            if at + size <= end:
-                hint = self.pool.hints.of(data[at + codes.HEADER : at + size])
-            elif size <= HOLD_LIMIT:
+            if at + size > end and size <= HOLD_LIMIT:
                 return at
+            body = data[at + codes.HEADER : min(at + size, end)]
+            if stop == codes.BIND:
+                self._look_at_bind(body, server)
             else:
-                hint = TOO_LONG
-            if hint is not NOTHING:
-                server.touched |= hint.flags
-                if not hint.names <= self.custom:
-                    self.custom |= hint.names
+                hint = self.pool.hints.of(body) if at + size <= end else TOO_LONG
+                if hint is not NOTHING:
+                    self._heed(hint, server)
+                if stop == codes.PARSE and (hint is not NOTHING or self._hinted):
+                    self._note_statement(body, hint)
             cutter.kinds.append(stop)
             at = cutter.pass_over(data, at)
+
+    def _heed(self, hint: Hint, server: "Server") -> None:
+        """Note what a text that the client sent may do to the session."""
+        if hint.local and not server.ledger.owed:
+            server.excused = True  # its command tag is that of any SET
+        flags = hint.flags
+        if flags & EXECUTES:
+            flags |= self._prepared_flags
+        server.touched |= flags
+        self._prepared_flags |= flags
+        if not hint.names <= self.custom and len(self.custom) < CUSTOM_LIMIT:
+            self.custom |= hint.names
+
+    def _note_statement(self, body: bytes, hint: Hint) -> None:
+        """Remember that a prepared statement's text hints at something: its Binds will not."""
+        name = body[: body.find(b"\0")]
+        if hint is NOTHING:
+            self._hinted.pop(name, None)
+        elif len(self._hinted) < HINTED_LIMIT:
+            self._hinted[name] = hint
+            self._cutter.marks = FROM_CLIENT_WITH_BINDS
+
+    def _look_at_bind(self, body: bytes, server: "Server") -> None:
+        """Note what the statement bound may do, and names of settings among its parameters."""
+        portal_end = body.find(b"\0")
+        name = body[portal_end + 1 : body.find(b"\0", portal_end + 1)]
+        hint = self._hinted.get(name)
+        if hint is None:
+            if len(self._hinted) >= HINTED_LIMIT:
+                server.touched |= ANYTHING
+            return
+        server.touched |= hint.flags
+        if hint.unnamed and len(self.custom) < CUSTOM_LIMIT:
+            self.custom |= names_in(body)
 
     def _consider(self) -> None:
         """Without a server: answer what needs none, and claim one for the first that does."""
@@ -256,6 +317,9 @@ class Client(Peer):
         self._held = held = held[at:]
         if kind != MORE and (size <= len(held) or len(held) >= HOLD_LIMIT):
             self.move(ClientState.WAITING)
+            if kind in (codes.QUERY, codes.PARSE):
+                flags = self.pool.hints.of(held[codes.HEADER : size]).flags
+                self.asks_sequences = flags & SEQUENCES != 0
             if len(held) > HOLD_LIMIT:
                 self.brake(HELD_FULL)
             self.pool.claim(self)

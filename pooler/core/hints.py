@@ -26,6 +26,10 @@ UNKNOWN: Final = 128
 """The question could not be answered."""
 RESET: Final = 256
 """Settings have gone back to the server's defaults, perhaps: a client's own are due again."""
+EXECUTES: Final = 512
+"""EXECUTE of a statement prepared in SQL, which does whatever its text hinted at."""
+SEQUENCES: Final = 1024
+"""currval or lastval: reads what an earlier transaction may have left on another server."""
 ANYTHING: Final = SETTINGS | PREPARED | CHANNELS | LOCKS | CURSORS | TEMPORARY
 
 _REMEMBERED: Final = 20_000
@@ -37,16 +41,20 @@ _LONGEST: Final = 4_096
 class Hint:
     """What one text hints at."""
 
-    __slots__ = ("flags", "names", "unnamed")
+    __slots__ = ("flags", "local", "names", "unnamed")
 
-    def __init__(self, flags: int, names: frozenset[str], unnamed: bool) -> None:
+    def __init__(
+        self, flags: int, names: frozenset[str], *, unnamed: bool = False, local: bool = False
+    ) -> None:
         self.flags = flags
         self.names = names  # of custom settings: pg_settings does not show them
         self.unnamed = unnamed  # a setting whose name is a parameter or an expression
+        self.local = local  # one SET that ends with its transaction, and nothing else
 
 
-NOTHING: Final = Hint(0, frozenset(), False)
-TOO_LONG: Final = Hint(ANYTHING, frozenset(), False)
+NOTHING: Final = Hint(0, frozenset())
+TOO_LONG: Final = Hint(ANYTHING, frozenset())
+LOCAL: Final = Hint(0, frozenset(), local=True)
 
 _WORDS: Final = (
     (SETTINGS, rb"set_config|role"),
@@ -55,6 +63,8 @@ _WORDS: Final = (
     (CURSORS, rb"hold"),
     (ENDLESS, rb"load|setseed"),
     (ANYTHING, rb"dblink"),
+    (EXECUTES, rb"execute"),
+    (SEQUENCES, rb"currval|lastval"),
 )
 _PATTERN: Final = re.compile(
     rb"(?i)\b\w*?(?:" + b"|".join(b"(%b)" % words for _, words in _WORDS) + rb")"
@@ -63,6 +73,8 @@ _SETTING: Final = re.compile(
     rb"(?i)\bset(?:\s+session|\s+local)?\s+((?:\"?[a-z_][\w$]*\"?\.)+\"?[a-z_][\w$]*\"?)"
 )
 _SET_CONFIG: Final = re.compile(rb"(?i)\bset_config\s*\(\s*(?:e?'([^'\\]*)'(?=\s*,))?")
+_LOCAL: Final = re.compile(rb"(?is)\s*set\s+(?:local|transaction)\b[^;]*;?\s*\0?")
+_LOCAL_CONFIG: Final = re.compile(rb"(?i)\bset_config\s*\([^()]*,\s*true\s*\)")
 _DOTTED: Final = re.compile(rb"[A-Za-z_][\w$]*(?:\.[A-Za-z_][\w$]*)+")
 
 
@@ -85,6 +97,9 @@ class Hints:
 
 
 def _read(text: bytes) -> Hint:
+    if _LOCAL.fullmatch(text):
+        return LOCAL
+    text = _LOCAL_CONFIG.sub(b"", text)
     flags = 0
     for found in _PATTERN.finditer(text):
         group = found.lastindex
@@ -99,7 +114,7 @@ def _read(text: bytes) -> Hint:
             names.add(_name(found[1]))
     if not flags and not names:
         return NOTHING
-    return Hint(flags, frozenset(names), unnamed)
+    return Hint(flags, frozenset(names), unnamed=unnamed)
 
 
 def names_in(parameters: bytes) -> frozenset[str]:

@@ -201,12 +201,15 @@ class Pool:
         idle = self.idle
         if self.settings.server_round_robin:
             return idle.popleft()
-        if idle[-1].settings is not client.wants:
-            for back in range(2, min(len(idle), MATCH_LIMIT) + 1):
-                if idle[-back].settings is client.wants:
-                    server = idle[-back]
-                    del idle[-back]
-                    return server
+        for back in range(1, min(len(idle), MATCH_LIMIT) + 1):
+            server = idle[-back]
+            if (
+                server.last_client == client.ident
+                if client.asks_sequences
+                else server.settings is client.wants
+            ):
+                del idle[-back]
+                return server
         return idle.pop()
 
     # -- link
@@ -239,6 +242,9 @@ class Pool:
         change = ""
         if server.settings is not client.wants:
             change = session.difference(server.settings, client.wants, server.base)
+        if client.asks_sequences and server.last_client != client.ident:
+            # An error is better than another session's value.
+            change = f"{change};DISCARD SEQUENCES" if change else "DISCARD SEQUENCES"
         if check or change:
             server.move(ServerState.PREPARING)
             server.deadline = now + settings.server_connect_timeout
@@ -256,6 +262,7 @@ class Pool:
         else:
             if client.told is not server.parameters:
                 client.tell(server.parameters)
+            server.last_client = client.ident
             if client.state is ClientState.WAITING:  # a pinned one may have nothing to ask
                 client.go()
 

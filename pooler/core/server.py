@@ -106,6 +106,8 @@ class Server(Peer):
         self.settings = session.NONE  # set on it since it was opened
         self.aim = session.NONE  # what its chore sets
         self.touched = 0  # hints: what its client may have changed since that was known
+        self.excused = False  # a SET LOCAL is under way, and nothing else
+        self.last_client = 0  # the number of the client that used it last
         self.pins = 0  # what it holds for its client and no other server can
         self.owner: Client | None = None  # whose state is being asked about
         self.status: int = codes.IDLE
@@ -251,11 +253,14 @@ class Server(Peer):
             elif stop == codes.COMMAND_COMPLETE:
                 ledger.replied(_COMMAND_COMPLETE)
                 if self.state is ServerState.ACTIVE:
-                    self.touched |= hints.of_tag(data[at + codes.HEADER : at + codes.HEADER + 3])
+                    flags = hints.of_tag(data[at + codes.HEADER : at + codes.HEADER + 3])
+                    if flags and not self.excused:
+                        self.touched |= flags
             elif stop == codes.READY_FOR_QUERY:
                 if size != codes.HEADER + 1:
                     raise BadMessage("invalid length of ReadyForQuery")
                 self.status = data[at + codes.HEADER]
+                self.excused = False
                 ledger.ready()
                 if self.chore is None:
                     self._count_query()

@@ -14,7 +14,7 @@ or keep a chunk; this loop is what wide results live or die by.
 
 from typing import Final
 
-from pooler.wire.codes import HEADER, LARGE_LIMIT, SMALL_LIMIT
+from pooler.wire.codes import BIND, HEADER, LARGE_LIMIT, SMALL_LIMIT
 
 PASS: Final = 0
 COUNT: Final = 1
@@ -55,6 +55,11 @@ FROM_CLIENT: Final = _marks(
 
 FROM_SERVER: Final = _marks(server_replies=COUNT, server_look=STOP, server_quiet=PASS)
 """Marks for what a logged-in server sends."""
+
+FROM_CLIENT_WITH_BINDS: Final = bytes(
+    STOP if kind == BIND else mark for kind, mark in enumerate(FROM_CLIENT)
+)
+"""The same for a client whose Binds have to be looked at."""
 
 _STOP_AT_ALL: Final = bytes(BAD if mark == BAD else STOP for mark in FROM_CLIENT)
 
