@@ -97,6 +97,10 @@ class Service(Edge):
         """Ask the kernel: without reading, the loop would not notice."""
         return hung_up(client.transport)
 
+    def vacate(self, databases: frozenset[str]) -> None:
+        """Have the idle servers of these databases leave."""
+        self.router.vacate(databases)
+
     def client_opened(self, client: Client) -> None:
         """Log it."""
         if self.config.logging.log_connections:

@@ -11,11 +11,14 @@ from pooler.core import session
 from pooler.core.errors import CloseReason, PoolerError, protocol_violation
 from pooler.core.hints import (
     ANYTHING,
+    DATABASE,
     EXECUTES,
+    MEMORY,
     NOTHING,
     SEQUENCES,
     TOO_LONG,
     Hint,
+    databases_in,
     names_in,
 )
 from pooler.core.limits import Gauge
@@ -248,6 +251,8 @@ class Client(Peer):
                 hint = self.pool.hints.of(body) if at + size <= end else TOO_LONG
                 if hint is not NOTHING:
                     self._heed(hint, server)
+                    if hint.flags & DATABASE:
+                        self.pool.edge.vacate(databases_in(body))
                 if stop == codes.PARSE and (hint is not NOTHING or self._hinted):
                     self._note_statement(body, hint)
             cutter.kinds.append(stop)
@@ -260,7 +265,7 @@ class Client(Peer):
         flags = hint.flags
         if flags & EXECUTES:
             flags |= self._prepared_flags
-        server.touched |= flags
+        server.touched |= flags & MEMORY
         self._prepared_flags |= flags
         if not hint.names <= self.custom and len(self.custom) < CUSTOM_LIMIT:
             self.custom |= hint.names
@@ -283,7 +288,7 @@ class Client(Peer):
             if len(self._hinted) >= HINTED_LIMIT:
                 server.touched |= ANYTHING
             return
-        server.touched |= hint.flags
+        server.touched |= hint.flags & MEMORY
         if hint.unnamed and len(self.custom) < CUSTOM_LIMIT:
             self.custom |= names_in(body)
 

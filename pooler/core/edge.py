@@ -37,6 +37,9 @@ class Edge:
         """Return whether a client from which nothing is read now has gone."""
         return False
 
+    def vacate(self, databases: frozenset[str]) -> None:
+        """Have the idle servers of these databases leave: somebody is about to change them."""
+
     # -- observations
 
     def client_opened(self, client: "Client") -> None:

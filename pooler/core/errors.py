@@ -90,6 +90,7 @@ class CloseReason(Enum):
     SERVER_IDLE_TIMEOUT = "server_idle_timeout"
     SERVER_LIFETIME = "server_lifetime"
     SHRUNK = "pool size reduced"
+    VACATED = "given up for a change of the database"
     EVICTED = "given up for another pool"
     RENEWED = "connection settings changed"
     CONNECT_QUERY = "connect_query failed"

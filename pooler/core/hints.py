@@ -30,12 +30,17 @@ EXECUTES: Final = 512
 """EXECUTE of a statement prepared in SQL, which does whatever its text hinted at."""
 SEQUENCES: Final = 1024
 """currval or lastval: reads what an earlier transaction may have left on another server."""
+DATABASE: Final = 2048
+"""DROP, ALTER or CREATE DATABASE, in whose way our idle servers would stand."""
 ANYTHING: Final = SETTINGS | PREPARED | CHANNELS | LOCKS | CURSORS | TEMPORARY
 
 _REMEMBERED: Final = 20_000
 """Texts whose hints are remembered, at most."""
 _LONGEST: Final = 4_096
 """Bytes of the longest of them."""
+
+MEMORY: Final = ANYTHING | ENDLESS | RESET
+"""What a session remembers; the rest is about the moment."""
 
 
 class Hint:
@@ -65,6 +70,7 @@ _WORDS: Final = (
     (ANYTHING, rb"dblink"),
     (EXECUTES, rb"execute"),
     (SEQUENCES, rb"currval|lastval"),
+    (DATABASE, rb"database"),
 )
 _PATTERN: Final = re.compile(
     rb"(?i)\b\w*?(?:" + b"|".join(b"(%b)" % words for _, words in _WORDS) + rb")"
@@ -115,6 +121,19 @@ def _read(text: bytes) -> Hint:
     if not flags and not names:
         return NOTHING
     return Hint(flags, frozenset(names), unnamed=unnamed)
+
+
+_DATABASES: Final = re.compile(
+    rb"(?i)\b(?:database(?:\s+if\s+exists)?|template\s*=?)\s+?\"?([^\s\";(]+)"
+)
+
+
+def databases_in(text: bytes) -> frozenset[str]:
+    """Return the databases that a DROP, ALTER or CREATE DATABASE needs nobody to be in."""
+    if not re.search(rb"(?i)\b(?:drop|alter|create)\s+database\b", text):
+        return frozenset()
+    found = [name.decode("utf-8", "replace") for name in _DATABASES.findall(text)]
+    return frozenset(found) | frozenset(name.lower() for name in found) | {"template1"}
 
 
 def names_in(parameters: bytes) -> frozenset[str]:

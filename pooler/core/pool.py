@@ -652,6 +652,11 @@ class Pool:
         """True when nothing is left of it but its counters."""
         return not (self.total or self.clients)
 
+    def vacate(self) -> None:
+        """Give up the idle servers: PostgreSQL waits some seconds for them to have left."""
+        for server in list(self.idle):
+            self.close(server, CloseReason.VACATED)
+
     def retire_idle(self) -> None:
         """Close idle servers that are not wanted, the least used first."""
         now = self.edge.now()

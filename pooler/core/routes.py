@@ -127,6 +127,12 @@ class Router:
             pool.wake()
         return pool
 
+    def vacate(self, databases: frozenset[str]) -> None:
+        """Have the idle servers of these databases, by the server's names, leave."""
+        for pool in self.pools.values():
+            if pool.target.dbname in databases:
+                pool.vacate()
+
     def prune(self) -> None:
         """Forget pools that have been empty for a while: clients choose the names behind `*`."""
         now = self.edge.now()
