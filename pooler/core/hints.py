@@ -124,7 +124,7 @@ def _read(text: bytes) -> Hint:
 
 
 _DATABASES: Final = re.compile(
-    rb"(?i)\b(?:database(?:\s+if\s+exists)?|template\s*=?)\s+?\"?([^\s\";(]+)"
+    rb"(?i)\b(?:database(?:\s+if\s+exists)?|template\s*=?)\s+?\"?([^\s\";(\0]+)"
 )
 
 
