@@ -295,7 +295,7 @@ class Pool:
             return
         server.timed_out = None
         server.deadline = 0.0
-        if self.ending is not None:
+        if self.ending is not None and client.next_pool is None:
             client.fail(*self.ending)
         elif mode is PoolMode.SESSION or self.single_use:
             client.idle_since = now
@@ -345,12 +345,13 @@ class Pool:
     def _unwanted(self, server: Server, now: float) -> CloseReason | None:
         """Return why a server should rather leave than be used next, None if it should not.
 
-        With `single_use` it is a new one: the used ones are closed when their client goes.
+        With `single_use` it is a new one: the used ones are closed when their client goes. Those
+        who wait are served also while the pool is ending.
         """
         settings = self.settings
         if self.single_use and not self.someone_waits():
             return CloseReason.SINGLE_USE
-        if self.ending is not None:
+        if self.ending is not None and not self.someone_waits():
             return self.ending[1]
         if server.generation != self.generation:
             return CloseReason.RENEWED
@@ -569,10 +570,13 @@ class Pool:
         self.wake()
 
     def end(self, error: PoolerError, reason: CloseReason) -> None:
-        """Let each client finish its transaction, then tell it `error`; keep no idle server."""
+        """Let each client finish its transaction, then tell it `error`; keep no idle server.
+
+        A client that is to move to another pool does so instead.
+        """
         self.ending = (error, reason)
         for client in list(self.clients):
-            if is_idle(client):
+            if is_idle(client) and client.next_pool is None:
                 client.fail(error, reason)
         self.retire_idle()
 

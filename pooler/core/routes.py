@@ -210,7 +210,10 @@ class Router:
     def end(self, error: PoolerError, reason: CloseReason) -> None:
         """Let every client finish its transaction, then tell it `error`; admit nobody."""
         self.ending = (error, reason)
-        for pool in list(self.pools.values()):
+        pools = list(self.pools.values())
+        for client in [client for pool in pools for client in pool.clients]:
+            client.next_pool = None  # nobody moves any more
+        for pool in pools:
             pool.end(error, reason)
 
 

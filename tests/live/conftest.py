@@ -33,7 +33,6 @@ def base_config(postgres: Postgres) -> Config:
     """As the fixture `default_config`, for those that live longer than one test."""
     return {
         "listen": {"host": "127.0.0.1", "port": 0},
-        "auth": {"failure_delay": 0},
         "users": {name: {"password": password} for name, password in PASSWORDS.items()},
         "databases": {"*": {"host": postgres.host, "port": postgres.port, "pool_size": 5}},
         "metrics": {"listen": "127.0.0.1:0"},
@@ -63,7 +62,7 @@ def shared_pooler(
     def shared(**overrides: Any) -> Pooler:
         key = json.dumps(overrides, sort_keys=True)
         if key not in poolers:
-            home = folder / f"pooler{len(poolers)}"
+            home = folder / f"pooler{len(list(folder.iterdir()))}"
             home.mkdir()
             pooler = Pooler(merged(config, overrides), home)
             pooler.start()
