@@ -177,7 +177,12 @@ def _logins(settings: Settings, upstream: bool, secrets: Collection[str]) -> Ite
                 looked_at,
             )
         return
-    has_secret = bool(secrets) or any(user.password for user in settings.users.values())
+    has_secret = (
+        bool(secrets)
+        or any(user.password for user in settings.users.values())
+        or bool(settings.auth.user)
+        or any(database.auth_user for database in settings.databases.values())
+    )
     if settings.auth.type is not AuthType.TRUST and not has_secret:
         yield Clash(
             ("users",),

@@ -154,6 +154,24 @@ class Auth(Section):
     """How clients prove who they are; `plain` is PgBouncer's name for `password`."""
     file: str = ""
     """File of `"user" "secret"` lines as in userlist.txt, relative to the configuration."""
+    user: str = ""
+    """Server user that asks for the secrets of users who are not configured; "" for nobody."""
+    query: str = (
+        "SELECT rolname, CASE WHEN rolvaliduntil < pg_catalog.now() THEN NULL ELSE rolpassword END "
+        "FROM pg_catalog.pg_authid WHERE rolname = $1 AND rolcanlogin"
+    )
+    """What it asks: $1 is the user, the second column the secret, NULL for none."""
+    dbname: str = ""
+    """Database, by the name clients use, where it asks. Default: the one the client wants."""
+    query_pool_size: Positive = 2
+    """Server connections of each database kept for that."""
+    cache_ttl: Duration = 10.0
+    """Time an answer is believed; a login that fails has it asked anew."""
+    negative_cache_ttl: Duration = 1.0
+    """Time it is believed that there is no such user."""
+    failure_delay: Duration = 1.0
+    """Time a second failed login from an address has to wait for its refusal, doubled for each
+    further one up to 30 s; 0 turns it off."""
 
 
 class Limits(Section):
@@ -298,6 +316,9 @@ class Database(Shared):
         Literal["3.0", "3.2"], WithJsonSchema({"enum": ["3.0", "3.2", 3.0, 3.2]})
     ] = "3.0"
     """Newest protocol version to ask the server for."""
+    auth_user: str | None = inherited(Auth, "user")
+    auth_query: str | None = inherited(Auth, "query")
+    auth_dbname: str | None = inherited(Auth, "dbname")
     max_client_connections: Count | None = inherited(Limits, "max_db_client_connections")
     max_server_connections: Count | None = inherited(Limits, "max_db_server_connections")
     min_pool_size: Count | None = inherited(Defaults, "min_pool_size")

@@ -59,6 +59,7 @@ class Pool:
         gauges: "tuple[ServerGauge, ...]",
         *,
         single_use: bool = False,
+        internal: bool = False,
     ) -> None:
         # for ever
         self.database, self.user = name
@@ -67,6 +68,7 @@ class Pool:
         self.shelf = shelf
         self.gauges = gauges
         self.single_use = single_use  # replication: a server serves one client and leaves
+        self.internal = internal  # serves the pooler itself
         self.counters = Counters()
         for gauge in gauges:
             gauge.pools.append(self)

@@ -152,7 +152,7 @@ class Supply:
         for client in list(pool.waiting):
             if client.state is ClientState.GREETING:
                 client.fail(error, CloseReason.SERVER_UNAVAILABLE)
-            elif client.state is ClientState.WAITING and refused:
+            elif client.state is ClientState.WAITING and (refused or pool.internal):
                 pool.waiting.remove(client)
                 client.refuse(error)
 

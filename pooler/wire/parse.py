@@ -170,6 +170,25 @@ def negotiate_protocol_version(body: bytes) -> int:
     return version & 0xFFFF
 
 
+def data_row(body: bytes) -> list[bytes | None]:
+    """Read a DataRow's values; None is NULL."""
+    if len(body) < 2:
+        raise Malformed("invalid data row")
+    (count,) = struct.unpack_from("!H", body)
+    values: list[bytes | None] = []
+    at = 2
+    for _ in range(count):
+        if len(body) < at + 4:
+            raise Malformed("invalid data row")
+        (size,) = struct.unpack_from("!i", body, at)
+        at += 4
+        if size < -1 or len(body) < at + size:
+            raise Malformed("invalid data row")
+        values.append(None if size < 0 else body[at : at + size])
+        at += max(size, 0)
+    return values
+
+
 def report(body: bytes) -> dict[str, str]:
     """Read an ErrorResponse's or NoticeResponse's fields, by their one-letter code."""
     fields: dict[str, str] = {}
