@@ -33,6 +33,7 @@ def base_config(postgres: Postgres) -> Config:
     """As the fixture `default_config`, for those that live longer than one test."""
     return {
         "listen": {"host": "127.0.0.1", "port": 0},
+        "auth": {"failure_delay": 0},
         "users": {name: {"password": password} for name, password in PASSWORDS.items()},
         "databases": {"*": {"host": postgres.host, "port": postgres.port, "pool_size": 5}},
         "metrics": {"listen": "127.0.0.1:0"},
