@@ -8,9 +8,11 @@ pool those of the server's user, since clients of several users may share the po
 from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
-from pydantic import ConfigDict, Field, SecretStr
+from pydantic import ConfigDict, Field, InstanceOf, SecretStr
 
 from pooler.config.certificates import Certificates
+from pooler.config.hba import Rules
+from pooler.config.ident import Maps
 from pooler.config.model import Database, Settings, User
 from pooler.config.units import is_verifier
 from pooler.core.settings import PoolSettings, Route, SessionSettings, Target, TargetTls
@@ -46,6 +48,10 @@ class Config(Settings):
     """Every file that was read: a change of any of them is a reason to load again."""
     stored: dict[str, SecretStr] = Field(default={})
     """Secrets of auth.file by user."""
+    rules: InstanceOf[Rules] = Field(default=Rules(), exclude=True)
+    """Those of auth.hba_file or auth.hba."""
+    maps: InstanceOf[Maps] = Field(default=Maps(), exclude=True)
+    """Those of auth.ident_file or auth.ident."""
     certificates: Certificates = Field(default=Certificates(), exclude=True, repr=False)
     """What the files of tls and server_tls held."""
 
