@@ -469,8 +469,9 @@ class Pool:
         self._unlink(server, client)
         if server.state is not ServerState.ACTIVE:
             return  # being prepared: it goes on, for whoever is next
-        if within or server.farewell or self.single_use:
-            if server.ledger.owed and not server.farewell:
+        if within or server.farewell or server.ledger.unsure or self.single_use:
+            wanted = reason is CloseReason.TERMINATED and not self.single_use
+            if server.ledger.owed and not (server.farewell or wanted):
                 self.cancel(server)
             self.close(server, CloseReason.SINGLE_USE if self.single_use else CloseReason.NOT_TIDY)
         else:
