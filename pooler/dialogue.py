@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Any, Final, Generic, TypeVar, cast
 
-from pooler.wire.logins import Account, Dialogue, Find, LoginFailed, Message, Packet, Refused
+from pooler.wire.logins import Account, Check, Dialogue, Find, LoginFailed, Message, Packet, Refused
 
 T = TypeVar("T")
 
@@ -129,6 +129,10 @@ class DialogueProtocol(asyncio.Protocol, Generic[T]):
                     self._task = asyncio.get_running_loop().create_task(self._await(found))
                     return
                 answer = found
+            elif isinstance(step, Check):
+                asking = self._await(step.ask(step.password))
+                self._task = asyncio.get_running_loop().create_task(asking)
+                return
             else:
                 self._request = step
                 return

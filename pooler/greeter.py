@@ -25,6 +25,7 @@ class Greeter(DialogueProtocol[Login | CancelRequest]):
         self._user = ""
         self._database = ""
         self._timer: asyncio.TimerHandle | None = None
+        self._late: LoginFailed | None = None  # a refusal that is delayed
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the login and its time limit."""
@@ -72,11 +73,31 @@ class Greeter(DialogueProtocol[Login | CancelRequest]):
             client.data_received(rest)
 
     def failed(self, error: LoginFailed | Refused) -> None:
-        """Tell the client why it may not come in."""
-        self._done()
+        """Tell the client why it may not come in; later, where its address has tried too often."""
         assert isinstance(error, LoginFailed)
+        delay = 0.0
+        if error.sqlstate in (codes.INVALID_PASSWORD, codes.INVALID_AUTHORIZATION):
+            end = connection(self.transport)
+            delay = self._service.login_failed(end, self._database, self._user)
+        if delay:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._late = error
+            self._timer = asyncio.get_running_loop().call_later(delay, self._tell, error)
+        else:
+            self._tell(error)
+
+    def _tell(self, error: LoginFailed) -> None:
+        self._late = None
+        self._done()
         response = build.error("FATAL", error.sqlstate, error.text)
         self._refuse(response, CloseReason.LOGIN_FAILED, error.text, error.cause)
+
+    def connection_lost(self, error: BaseException | None) -> None:
+        """A client that does not wait for its refusal has been refused all the same."""
+        if self._late is not None:
+            self._tell(self._late)
+        super().connection_lost(error)
 
     def cut_off(self, error: BaseException | None) -> None:
         """Note a connection that ended before it said who it is: a port scan, a health check."""
@@ -87,6 +108,7 @@ class Greeter(DialogueProtocol[Login | CancelRequest]):
 
     def turn_away(self, error: PoolerError, reason: CloseReason) -> None:
         """End the login from our side."""
+        self._late = None
         self.stop()
         self._done()
         self._refuse(error.response(), reason, error.text)

@@ -15,7 +15,8 @@ from typing import Final, cast
 
 import pooler
 from pooler import logs
-from pooler.auth import Authenticator
+from pooler.auth import Authenticator, Connection
+from pooler.authquery import AuthQuery
 from pooler.config import Change, Config, ConfigError, changes
 from pooler.core import overdue
 from pooler.core.client import Client
@@ -30,6 +31,7 @@ from pooler.http import MetricsServer
 from pooler.listener import Listener
 from pooler.notify import notify, reloading
 from pooler.sockets import hung_up
+from pooler.throttle import Throttle
 from pooler.watch import watch
 from pooler.wire import codes
 from pooler.wire.parse import CancelRequest
@@ -60,7 +62,9 @@ class Service(Edge):
         self.randbytes = secrets.token_bytes
         self.keyring = Keyring()
         self.router = Router(self, self.randbytes)
-        self.authenticator = Authenticator(lambda: self.config)
+        self.authquery = AuthQuery(self.router, lambda: self.config)
+        self.throttle = Throttle(self.now, lambda: self.config.auth.failure_delay)
+        self.authenticator = Authenticator(lambda: self.config, lookup=self.authquery.lookup)
         self._listener = Listener(lambda: Greeter(self))
         self._dialer = Dialer(lambda: self.config, self.randbytes, random.random, self.keyring)
         self._metrics = MetricsServer(self)
@@ -103,13 +107,15 @@ class Service(Edge):
 
     def client_opened(self, client: Client) -> None:
         """Log it."""
-        if self.config.logging.log_connections:
+        if self.config.logging.log_connections and not client.pool.internal:
             logs.event(logging.INFO, "client connected", **_client(client))
 
     def client_closed(self, client: Client, reason: CloseReason, text: str) -> None:
         """Log it: an expected end as information, another as a warning."""
         quiet = reason in (CloseReason.TERMINATED, CloseReason.PEER_CLOSED, CloseReason.SHUTDOWN)
         settings = self.config.logging
+        if client.pool.internal:
+            return
         if settings.log_disconnections if quiet else settings.log_pooler_errors:
             logs.event(
                 logging.INFO if quiet else logging.WARNING,
@@ -138,7 +144,9 @@ class Service(Edge):
             )
 
     def connect_failed(self, pool: Pool, host: str, error: ServerFault) -> None:
-        """Log it."""
+        """Log it; a password that the server refuses may have changed."""
+        if error.sqlstate == codes.INVALID_PASSWORD:
+            self.authquery.doubt(pool.database, pool.user)
         if self.config.logging.log_pooler_errors:
             logs.event(
                 logging.WARNING,
@@ -168,6 +176,11 @@ class Service(Edge):
     def greeted(self, greeter: Greeter) -> None:
         """The login is over, one way or the other."""
         self._greeters.discard(greeter)
+
+    def login_failed(self, connection: Connection, database: str, user: str) -> float:
+        """Note that somebody has not proven who he is; return the seconds he has to wait."""
+        self.authquery.doubt(database, user)
+        return self.throttle.failed(connection.address)
 
     def cancel_request(self, request: CancelRequest) -> None:
         """Do what a CancelRequest asks for, if its key is right; there is no answer to it."""
@@ -267,8 +280,12 @@ class Service(Edge):
         self.config = config
         limits = config.limits
         self.router.configure(
-            config.resolve, limits.max_client_connections, limits.max_server_connections
+            config.resolve,
+            limits.max_client_connections,
+            limits.max_server_connections,
+            config.auth_route,
         )
+        self.authquery.clear()
         for name, database in config.databases.items():
             if database.user and name != "*":
                 route = config.resolve(name, database.user)
@@ -381,6 +398,7 @@ class Service(Edge):
                 break
             await asyncio.sleep(TICK / 10)
         tick.cancel()
+        await self.authquery.close()
         await self._dialer.close()
         await self._metrics.close()
         for pool in pools:

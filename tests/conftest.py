@@ -87,7 +87,7 @@ def default_config(postgres: Postgres) -> Config:
     """All databases of `postgres`, all its roles, SCRAM, five servers per pool."""
     return {
         "listen": {"host": "127.0.0.1", "port": 0},
-        "auth": {"type": "scram-sha-256"},
+        "auth": {"type": "scram-sha-256", "failure_delay": 0},
         "users": {name: {"password": password} for name, password in PASSWORDS.items()},
         "databases": {"*": {"host": postgres.host, "port": postgres.port, "pool_size": 5}},
         "metrics": {"listen": "127.0.0.1:0"},

@@ -49,6 +49,7 @@ def clashes(settings: Settings, *, upstream: bool, secrets: Collection[str]) -> 
             "no database is configured",
             "list one under databases, or give --upstream postgresql://host/dbname",
         )
+    yield from _rules(settings)
     yield from _logins(settings, upstream, secrets)
 
 
@@ -159,6 +160,28 @@ def _server_tls(wanted: TargetTls) -> Iterator[tuple[str, str, str]]:
         yield "channel_binding", f"require can not be had with sslmode {mode.value}", stronger
 
 
+def _rules(settings: Settings) -> Iterator[Clash]:
+    auth = settings.auth
+    given: list[Path] = [("auth", name) for name in ("hba_file", "hba") if getattr(auth, name)]
+    if auth.type is AuthType.HBA and not given:
+        yield Clash(
+            ("auth", "type"),
+            "is hba, but there are no rules",
+            "name an auth.hba_file, or list rules under auth.hba",
+            (("auth", "hba_file"), ("auth", "hba")),
+        )
+    if given and auth.type is not AuthType.HBA:
+        yield Clash(
+            given[0],
+            f"is not used, since auth.type is {auth.type.value}",
+            "set auth.type: hba",
+            (("auth", "type"),),
+        )
+    for names in (("hba_file", "hba"), ("ident_file", "ident")):
+        if all(getattr(auth, name) for name in names):
+            yield Clash(("auth", names[1]), f"auth.{names[0]} is given as well", "keep one")
+
+
 def needs_auth_type(settings: Settings, upstream: bool) -> bool:
     """True for a pooler made from a URL, of which nothing says how its clients log in."""
     auth = settings.auth
@@ -177,7 +200,14 @@ def _logins(settings: Settings, upstream: bool, secrets: Collection[str]) -> Ite
                 looked_at,
             )
         return
-    has_secret = bool(secrets) or any(user.password for user in settings.users.values())
+    if settings.auth.type in (AuthType.HBA, AuthType.CERT):
+        return
+    has_secret = (
+        bool(secrets)
+        or any(user.password for user in settings.users.values())
+        or bool(settings.auth.user)
+        or any(database.auth_user for database in settings.databases.values())
+    )
     if settings.auth.type is not AuthType.TRUST and not has_secret:
         yield Clash(
             ("users",),

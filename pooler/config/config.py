@@ -5,11 +5,14 @@ user > database > defaults. Settings of the session are those of the client's us
 pool those of the server's user, since clients of several users may share the pool.
 """
 
-from typing import TypeVar
+from dataclasses import replace
+from typing import NamedTuple, TypeVar
 
-from pydantic import ConfigDict, Field, SecretStr
+from pydantic import ConfigDict, Field, InstanceOf, SecretStr
 
 from pooler.config.certificates import Certificates
+from pooler.config.hba import Rules
+from pooler.config.ident import Maps
 from pooler.config.model import Database, Settings, User
 from pooler.config.units import is_verifier
 from pooler.core.settings import PoolSettings, Route, SessionSettings, Target, TargetTls
@@ -20,6 +23,18 @@ FALLBACK = "*"
 """The database for every name that is not configured."""
 
 _NOBODY = User()
+
+_LOOKUP_TIMEOUT = 10.0
+"""Seconds that asking for a user's secret may take, waiting for a connection included."""
+
+
+class Lookup(NamedTuple):
+    """Where users who are not configured are asked for, by whom and how."""
+
+    database: str
+    """By the name clients use."""
+    user: str
+    query: str
 
 
 class Config(Settings):
@@ -33,6 +48,10 @@ class Config(Settings):
     """Every file that was read: a change of any of them is a reason to load again."""
     stored: dict[str, SecretStr] = Field(default={})
     """Secrets of auth.file by user."""
+    rules: InstanceOf[Rules] = Field(default=Rules(), exclude=True)
+    """Those of auth.hba_file or auth.hba."""
+    maps: InstanceOf[Maps] = Field(default=Maps(), exclude=True)
+    """Those of auth.ident_file or auth.ident."""
     certificates: Certificates = Field(default=Certificates(), exclude=True, repr=False)
     """What the files of tls and server_tls held."""
 
@@ -44,6 +63,44 @@ class Config(Settings):
         own = self.users.get(user, _NOBODY).password
         secret = own if own is not None else self.stored.get(user)
         return None if secret is None else secret.get_secret_value()
+
+    def lookup(self, database: str) -> Lookup | None:
+        """How to learn of an unknown user of `database`; None: nobody is to be asked."""
+        entry = self.databases.get(database) or self.databases.get(FALLBACK)
+        auth = self.auth
+        if entry is None:
+            return None
+        user = _first(entry.auth_user, auth.user)
+        where = _first(entry.auth_dbname, auth.dbname) or database
+        return Lookup(where, user, _first(entry.auth_query, auth.query)) if user else None
+
+    def auth_route(self, database: str, user: str) -> Route | None:
+        """Where lookups go: to `database`, logged in as `user`; None: no such database.
+
+        Without connect_query and settings, which are meant for clients.
+        """
+        entry = self.databases.get(database) or self.databases.get(FALLBACK)
+        if entry is None:
+            return None
+        own = self.secret(user)
+        if own is None and entry.user in ("", user) and entry.password is not None:
+            own = entry.password.get_secret_value()
+        target = self._target(entry, database, user)
+        timeout = _LOOKUP_TIMEOUT
+        return Route(
+            database=database,
+            user=user,
+            target=replace(target, user=user, password=own, connect_query="", startup=()),
+            pool=replace(
+                self._pool(entry, _NOBODY),
+                pool_size=self.auth.query_pool_size,
+                min_pool_size=0,
+                reserve_pool_size=0,
+            ),
+            session=SessionSettings(
+                client_login_timeout=timeout, query_wait_timeout=timeout, query_timeout=timeout
+            ),
+        )
 
     def resolve(self, database: str, user: str) -> Route | None:
         """Where a client that asks for (database, user) goes; None: no such database."""

@@ -43,6 +43,8 @@ def changes(old: Config, new: Config) -> list[Change]:
     found = list(_differences("", old.model_dump(include=names), new.model_dump(include=names)))
     # The content of auth.file, which is no setting.
     found += _differences("auth.file", old.stored, new.stored)
+    found += _content("auth.hba_file", old.auth.hba_file, old.rules, new.rules)
+    found += _content("auth.ident_file", old.auth.ident_file, old.maps, new.maps)
     # The content of certificates and keys that are still the same file.
     old_files, new_files = old.certificates.digests, new.certificates.digests
     found += [
@@ -53,6 +55,16 @@ def changes(old: Config, new: Config) -> list[Change]:
     return found
 
 
+def _content(path: str, file: str, old: object, new: object) -> Iterator[Change]:
+    """What is in a file, which is no setting either: that it differs says enough."""
+    if file and old != new:
+        yield Change(path, str(old), str(new)) if str(old) != str(new) else _changed(path)
+
+
+def _changed(path: str) -> Change:
+    return Change(path, SECRET, SECRET)
+
+
 def _differences(path: str, old: object, new: object) -> Iterator[Change]:
     if isinstance(old, dict) and isinstance(new, dict):
         for key in old | new:
@@ -60,9 +72,15 @@ def _differences(path: str, old: object, new: object) -> Iterator[Change]:
             yield from _differences(below, old.get(key, _ABSENT), new.get(key, _ABSENT))
     elif isinstance(old, SecretStr) or isinstance(new, SecretStr):
         if old != new:
-            yield Change(path, SECRET, SECRET)
+            yield _changed(path)
+    elif old != new and _is_list_of_mappings(old, new):
+        yield _changed(path)
     elif old != new:
         yield Change(path, _text(old), _text(new))
+
+
+def _is_list_of_mappings(*values: object) -> bool:
+    return any(isinstance(value, tuple) and isinstance((*value, "")[0], dict) for value in values)
 
 
 def _text(value: object) -> str | None:

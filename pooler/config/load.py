@@ -13,6 +13,7 @@ from functools import partial, reduce
 from pydantic import SecretStr
 
 from pooler.config import certificates, environment
+from pooler.config.authrules import auth_rules
 from pooler.config.checks import clashes, needs_auth_type
 from pooler.config.config import Config
 from pooler.config.model import AuthType, Settings
@@ -39,6 +40,7 @@ from pooler.core.settings import SslMode
 MAX_CONFIG = 1 << 20
 MAX_USERLIST = 1 << 24
 MAX_PASSWORD = 1 << 16
+MAX_RULES = 1 << 22
 MAX_CERTIFICATES = 1 << 24
 """Bytes of each kind of file: far beyond any real one, and an end for /dev/zero."""
 
@@ -90,6 +92,9 @@ class _Loading:
         settings, found = validate(tree)
         self.complain_all(found)
         stored = self.userlist(tree, settings.auth.file)
+        source = environment.CONFIG if path is None else path
+        rules, maps, found = auth_rules(tree, settings.auth, source, _Files(self))
+        self.complain_all(found)
         pems = self.tls(tree, settings)
         self.check(tree, settings, bool(url), stored)
         if self.problems:
@@ -102,6 +107,8 @@ class _Loading:
             source=path,
             files=tuple(dict.fromkeys(self.files)),
             stored={user: SecretStr(secret) for user, secret in stored.items()},
+            rules=rules,
+            maps=maps,
             certificates=pems,
         )
 
@@ -285,6 +292,31 @@ class _Loading:
                 origin.file, origin.line, dotted(clash.path), clash.message, clash.hint
             )
             self.problems.append(problem)
+
+
+class _Files:
+    """How authfile reads: by way of a load, which notes what to watch."""
+
+    def __init__(self, loading: _Loading) -> None:
+        self._loading = loading
+
+    def text(self, file: str) -> bytes | str:
+        """A file's content, or why it can not be read."""
+        return self._loading.read(file, MAX_RULES)
+
+    def exists(self, file: str) -> bool:
+        """Whether there is such a file; it may come later."""
+        self._loading.files.append(file)
+        return os.path.exists(file)
+
+    def folder(self, name: str) -> list[str] | str:
+        """The names in a folder, which changes itself when one comes or goes."""
+        self._loading.files.append(name)
+        try:
+            return os.listdir(name)
+        except (OSError, ValueError) as error:
+            reason = (error.strerror if isinstance(error, OSError) else "") or "not a folder's name"
+            return f"can not be read: {reason}"
 
 
 def _overlap(a: Path, b: Path) -> bool:

@@ -216,6 +216,12 @@ ListenHosts = Annotated[
     BeforeValidator(split_list),
     WithJsonSchema(_ONE_OR_MORE),
 ]
+Texts = Annotated[
+    tuple[str, ...],
+    BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+    WithJsonSchema(_ONE_OR_MORE),
+]
+"""One text or a list of texts; a comma is a part of them."""
 ServerHosts = Annotated[
     tuple[Annotated[str, AfterValidator(_server_address)], ...],
     AfterValidator(_some),

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from pooler.config.model import Database, Section, Settings, User
+from pooler.config.model import Database, HbaRule, IdentLine, Section, Settings, User
 from pooler.config.problem import Problem, did_you_mean
 from pooler.config.tree import SECRET_KEYS, Node, Path, dotted, find, plain, texts, without
 from pooler.config.yamltext import show
@@ -21,6 +21,8 @@ from pooler.config.yamltext import show
 _UNFIT = re.compile("[\0\ud800-\udfff]")
 _NOT_A_MAPPING = {"model_type", "model_attributes_type", "dict_type"}
 _ENTRIES: dict[str, type[Section]] = {"databases": Database, "users": User}
+_ITEMS: dict[Path, type[Section]] = {("auth", "hba"): HbaRule, ("auth", "ident"): IdentLine}
+_HIDDEN = SECRET_KEYS | {"ldapbindpasswd"}
 
 
 def validate(tree: Node) -> tuple[Settings, list[tuple[Path, Problem]]]:
@@ -52,7 +54,7 @@ def _translate(tree: Node, detail: ErrorDetails) -> tuple[Path, Problem]:
         message = f"{show(str(path[-1]))} {message}"
     elif kind != "extra_forbidden":
         # Where a mapping belongs, what stands there may be anything: `users: {bob: secret}`.
-        hidden = kind in _NOT_A_MAPPING or bool(SECRET_KEYS.intersection(path))
+        hidden = kind in _NOT_A_MAPPING or bool(_HIDDEN.intersection(path))
         message = f"{'the value' if hidden else node.shown} {message}"
     return path, _problem(path, node, message, hint)
 
@@ -92,6 +94,8 @@ def _keys(path: Path) -> dict[str, FieldInfo]:
     """The settings that can stand beside the one at `path`."""
     if len(path) == 1:
         return Settings.model_fields
+    if len(path) > 2 and path[:2] in _ITEMS:
+        return _ITEMS[path[:2]].model_fields
     section: object = _ENTRIES.get(str(path[0])) or Settings.model_fields[str(path[0])].annotation
     fields: dict[str, FieldInfo] = {}
     for key in (*path[2 if path[0] in _ENTRIES else 1 : -1], ""):

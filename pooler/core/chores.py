@@ -7,7 +7,7 @@ given to nobody. Nothing of its replies reaches a client.
 """
 
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from pooler.core import hints, truth
 from pooler.core.errors import CloseReason
@@ -16,8 +16,6 @@ from pooler.wire import build, codes
 
 if TYPE_CHECKING:
     from pooler.core.server import Server
-
-NO_COPY: Final = build.copy_fail("client connection lost")
 
 Failure = dict[str, str] | None
 Chore = Generator[bytes, Failure, Failure]
@@ -76,13 +74,9 @@ def ask(server: "Server", asked: int, names: frozenset[str], before: Settings) -
 def tidy(server: "Server", reset_query: str) -> Chore:
     """Bring a server whose client has gone back to a clean state, however it was left."""
     ledger = server.ledger
-    if ledger.copy_in:
-        server.send(NO_COPY, bytearray([codes.COPY_FAIL]))
-    if ledger.unsynced:  # a Sync alone would commit what its client did not
+    server.stand_in()
+    if ledger.unsynced:  # a Sync would commit what its client did not
         server.send(build.query("ROLLBACK"), bytearray([codes.QUERY]))
-        server.send(build.SYNC, bytearray([codes.SYNC]))  # for an error is perhaps on its way
-    elif ledger.skipping:
-        server.send(build.SYNC, bytearray([codes.SYNC]))
     if not ledger.settled:
         yield b""
     for sql in ("ROLLBACK" if server.status != codes.IDLE else "", reset_query):

@@ -61,6 +61,7 @@ class Pool:
         gauges: "tuple[ServerGauge, ...]",
         *,
         single_use: bool = False,
+        internal: bool = False,
     ) -> None:
         # for ever
         self.database, self.user = name
@@ -69,6 +70,7 @@ class Pool:
         self.shelf = shelf
         self.gauges = gauges
         self.single_use = single_use  # replication: a server serves one client and leaves
+        self.internal = internal  # serves the pooler itself
         self.counters = Counters()
         for gauge in gauges:
             gauge.pools.append(self)
@@ -322,7 +324,7 @@ class Pool:
             return
         server.timed_out = None
         server.deadline = 0.0
-        if self.ending is not None:
+        if self.ending is not None and client.next_pool is None:
             client.fail(*self.ending)
         elif mode is PoolMode.SESSION or self.single_use:
             client.idle_since = now
@@ -375,12 +377,13 @@ class Pool:
     def _unwanted(self, server: Server, now: float) -> CloseReason | None:
         """Return why a server should rather leave than be used next, None if it should not.
 
-        With `single_use` it is a new one: the used ones are closed when their client goes.
+        With `single_use` it is a new one: the used ones are closed when their client goes. Those
+        who wait are served also while the pool is ending.
         """
         settings = self.settings
         if self.single_use and not self.someone_waits():
             return CloseReason.SINGLE_USE
-        if self.ending is not None:
+        if self.ending is not None and not self.someone_waits():
             return self.ending[1]
         if server.generation != self.generation:
             return CloseReason.RENEWED
@@ -521,8 +524,9 @@ class Pool:
         self.unlink(server, client)
         if server.state is not ServerState.ACTIVE:
             return  # being prepared: it goes on, for whoever is next
-        if within or server.farewell or self.single_use:
-            if server.ledger.owed and not server.farewell:
+        if within or server.farewell or server.ledger.unsure or self.single_use:
+            wanted = reason is CloseReason.TERMINATED and not self.single_use
+            if server.ledger.owed and not (server.farewell or wanted):
                 self.cancel(server)
             self.close(server, CloseReason.SINGLE_USE if self.single_use else CloseReason.NOT_TIDY)
         else:
@@ -627,10 +631,13 @@ class Pool:
         self.wake()
 
     def end(self, error: PoolerError, reason: CloseReason) -> None:
-        """Let each client finish its transaction, then tell it `error`; keep no idle server."""
+        """Let each client finish its transaction, then tell it `error`; keep no idle server.
+
+        A client that is to move to another pool does so instead.
+        """
         self.ending = (error, reason)
         for client in list(self.clients):
-            if is_idle(client):
+            if is_idle(client) and client.next_pool is None:
                 client.fail(error, reason)
         self.retire_idle()
 

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 Resolve = Callable[[str, str], Route | None]
 Key = tuple[str, str, str]
 
+AUTH: Final = "auth"
+"""The purpose of a pool that asks for the secrets of users, and serves no client."""
+
 FORGET_AFTER: Final = 60.0
 """Seconds that an empty pool is remembered: its counters, and what to greet clients with."""
 
@@ -42,6 +45,7 @@ class Router:
         self.clients = Gauge("clients")
         self.servers = ServerGauge("servers")
         self._resolve: Resolve = _nowhere
+        self._resolve_auth: Resolve = _nowhere
         self._client_gauges: dict[tuple[str, str], Gauge] = {}
         self._server_gauges: dict[tuple[str, str], ServerGauge] = {}
         self._idents = 0
@@ -54,26 +58,36 @@ class Router:
 
     # -- configuration
 
-    def configure(self, resolve: Resolve, max_clients: int, max_servers: int) -> None:
-        """Go by another configuration from now on."""
+    def configure(
+        self,
+        resolve: Resolve,
+        max_clients: int,
+        max_servers: int,
+        resolve_auth: Resolve | None = None,
+    ) -> None:
+        """Go by another configuration from now on; `resolve_auth` is for `AUTH` pools."""
         self._resolve = resolve
+        self._resolve_auth = resolve_auth or _nowhere
         self.clients.limit = max_clients
         self.servers.limit = max_servers
         for key, pool in list(self.pools.items()):
-            route = resolve(pool.database, pool.user)
+            route = self._route_of(key)
             if route is not None and route.target.user == pool.user:
                 self._limit(route)
                 pool.configure(_target(route, key[2]), route.pool)
         for key, pool in list(self.pools.items()):
             for client in list(pool.clients):
                 self._reroute(client, pool, key[2])
-            route = resolve(pool.database, pool.user)
+            route = self._route_of(key)
             if route is None or route.target.user != pool.user:
                 pool.end(_removed(), CloseReason.DATABASE_REMOVED)
 
+    def _route_of(self, key: Key) -> Route | None:
+        return (self._resolve_auth if key[2] == AUTH else self._resolve)(key[0], key[1])
+
     def _reroute(self, client: Client, pool: Pool, replication: str) -> None:
         route = self._resolve(client.database, client.user)
-        if route is None:
+        if route is None or replication == AUTH:
             return
         self._limit(route)
         client.limits = route.session
@@ -102,7 +116,10 @@ class Router:
     # -- pools
 
     def pool(self, route: Route, replication: str = "") -> Pool:
-        """Return the route's pool, made now if it is the first to ask."""
+        """Return the route's pool, made now if it is the first to ask.
+
+        Pools for replication connections, and for lookups (`AUTH`), are apart from the others.
+        """
         key = (route.database, route.target.user, replication)
         pool = self.pools.get(key)
         if pool is None:
@@ -122,7 +139,8 @@ class Router:
                         "user", route.target.user, route.pool.max_user_server_connections
                     ),
                 ),
-                single_use=bool(replication),
+                single_use=replication not in ("", AUTH),
+                internal=replication == AUTH,
             )
             pool.wake()
         return pool
@@ -216,7 +234,10 @@ class Router:
     def end(self, error: PoolerError, reason: CloseReason) -> None:
         """Let every client finish its transaction, then tell it `error`; admit nobody."""
         self.ending = (error, reason)
-        for pool in list(self.pools.values()):
+        pools = list(self.pools.values())
+        for client in [client for pool in pools for client in pool.clients]:
+            client.next_pool = None  # nobody moves any more
+        for pool in pools:
             pool.end(error, reason)
 
 
@@ -225,7 +246,7 @@ def _nowhere(database: str, user: str) -> Route | None:
 
 
 def _target(route: Route, replication: str) -> Target:
-    if not replication:
+    if replication in ("", AUTH):
         return route.target
     startup = (*route.target.startup, ("replication", replication))
     return replace(route.target, startup=startup)

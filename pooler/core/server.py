@@ -8,7 +8,7 @@ asks what is overdue.
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
-from pooler.core import chores, hints, session, truth
+from pooler.core import hints, session, truth
 from pooler.core.chores import Chore, Unusable
 from pooler.core.errors import CloseReason
 from pooler.core.ledger import Ledger
@@ -25,6 +25,9 @@ _COMMAND_COMPLETE: Final = bytearray([codes.COMMAND_COMPLETE])
 
 LOOK_LIMIT: Final = 65_536
 """Bytes of a message kept back until it is whole so that we can read it; a longer one passes."""
+
+
+_NO_COPY: Final = build.copy_fail("client connection lost")
 
 
 class ServerState(Enum):
@@ -171,6 +174,13 @@ class Server(Peer):
         if self.client is not None:
             self.client.unbrake(PEER_FULL)
 
+    def stand_in(self) -> None:
+        """Send what the server waits for from a client that has left."""
+        if self.ledger.copy_in:
+            self.send(_NO_COPY, bytearray([codes.COPY_FAIL]))
+        if self.ledger.skipping:
+            self.send(build.SYNC, bytearray([codes.SYNC]))
+
     def start(self, chore: Chore) -> None:
         """Run a chore; the pool's `chore_over` or `chore_failed` hears of its end."""
         self.chore = chore
@@ -250,6 +260,8 @@ class Server(Peer):
                 if stop != codes.ERROR_RESPONSE:
                     raise BadMessage(f"a message of type {chr(stop)!r} of {size} bytes")
                 ledger.failed()  # its text is too long to be read, not to be passed on
+                if self.client is None:
+                    self.stand_in()
             elif stop == codes.COMMAND_COMPLETE:
                 ledger.replied(_COMMAND_COMPLETE)
                 if self.state is ServerState.ACTIVE:
@@ -282,7 +294,7 @@ class Server(Peer):
         if kind == codes.COPY_IN_RESPONSE:
             self.ledger.copy_started()
             if self.client is None:  # it left before its COPY began: a cancel does not end that
-                self.send(chores.NO_COPY, bytearray([codes.COPY_FAIL]))
+                self.stand_in()
         elif kind == codes.PARAMETER_STATUS:
             self._parameter_changed(*parse.parameter_status(body))
         else:
@@ -292,6 +304,8 @@ class Server(Peer):
             else:
                 self.failure = fields
                 self.ledger.failed()
+                if self.client is None:
+                    self.stand_in()
             self.pool.counters.errors += 1
 
     def _parameter_changed(self, name: str, value: str) -> None:

@@ -39,6 +39,7 @@ class Supply:
         self.dialing = 0
         self.failing_since = 0.0  # 0.0: the last attempt did not fail
         self.last_error: ServerFault | None = None
+        self._failed_at = 0.0
         self._allowance = 0.0  # dials that the rate allows now
         self._allowance_at = pool.edge.now()
 
@@ -132,6 +133,7 @@ class Supply:
             return
         self.hosts.failed(host, now, pool.settings.server_login_retry)
         self.last_error = error
+        self._failed_at = now
         pool.edge.connect_failed(pool, str(host), error)
         pool.free_place()
         if self.hosts.all_failing:
@@ -150,9 +152,11 @@ class Supply:
         if passing and pool.edge.now() - self.failing_since < FAILING_LIMIT:
             return
         for client in list(pool.waiting):
+            if passing and client.waiting_since > self._failed_at:
+                continue  # it may have passed: not without another attempt
             if client.state is ClientState.GREETING:
                 client.fail(error, CloseReason.SERVER_UNAVAILABLE)
-            elif client.state is ClientState.WAITING and refused:
+            elif client.state is ClientState.WAITING and (refused or pool.internal):
                 pool.waiting.remove(client)
                 client.refuse(error)
 

@@ -93,7 +93,8 @@ def question(asked: int, names: frozenset[str]) -> str:
 def read(answer: bytes, asked: int, user: str) -> Truth:
     """Read the answer's messages; `user` is whom the server was logged in to as."""
     truth = Truth(asked)
-    for kind, name, value in parse.text_rows(answer, 3):
+    for row in parse.rows(answer):
+        kind, name, value = [parse.text(column or b"") for column in row]
         if kind in _PINS:
             truth.pins |= _PINS[kind]
         elif kind == "r":

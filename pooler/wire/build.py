@@ -5,7 +5,7 @@ the wire and let its rest be read as something else, so each builder refuses one
 """
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from pooler.wire import codes
 
@@ -15,9 +15,13 @@ def message(kind: int, body: bytes) -> bytes:
     return struct.pack("!BI", kind, len(body) + 4) + body
 
 
+def _raw(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
 def cstring(text: str | bytes) -> bytes:
     """Return `text` NUL-terminated (a str as UTF-8); ValueError when it contains a NUL."""
-    raw = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
+    raw = _raw(text) if isinstance(text, str) else text
     if b"\0" in raw:
         raise ValueError("a string on the wire cannot contain a NUL byte")
     return raw + b"\0"
@@ -46,6 +50,17 @@ def cancel_request(pid: int, secret: bytes) -> bytes:
 def query(sql: str | bytes) -> bytes:
     """Return a Query."""
     return message(codes.QUERY, cstring(sql))
+
+
+def query_with(sql: str, values: Sequence[str]) -> bytes:
+    """Return an extended query for one row at most: values bound as text, and a Sync."""
+    bound = b"".join(struct.pack("!I", len(raw)) + raw for raw in map(_raw, values))
+    return (
+        message(codes.PARSE, b"\0" + cstring(sql) + b"\0\0")
+        + message(codes.BIND, b"\0\0" + struct.pack("!HH", 0, len(values)) + bound + b"\0\0")
+        + message(codes.EXECUTE, b"\0" + struct.pack("!I", 1))
+        + SYNC
+    )
 
 
 SYNC = message(codes.SYNC, b"")

@@ -7,6 +7,7 @@ A dialogue yields either `bytes` to write or a request, and is resumed with the 
     Packet                          the body of the next packet of the start-up phase (no kind)
     Message                         (kind, body) of the next message
     Find(user, database, ...)       the `Account`; or an exception is thrown in, which comes out
+    Check(ask, password)            what `ask` says of the password: "", or why it is wrong
 
 `Packet.take` and `Message.take` cut the answer from the bytes received so far, and raise as soon
 as those cannot become one: a driver waits for no more than it must. Bytes behind the answer are
@@ -30,7 +31,7 @@ Source: PostgreSQL documentation, "Message Flow", "Start-up"; `src/backend/tcop/
 `libpq/auth.c`, and libpq's `fe-auth.c`, `fe-connect.c` for the other role.
 """
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Awaitable, Callable, Generator, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias, TypeVar
 
@@ -39,7 +40,11 @@ from pooler.wire.parse import CancelRequest, Malformed
 
 Credential: TypeAlias = str | scram.Keys
 """What logs in to a server: a password, an md5 secret, or the keys that a client has proved."""
-Method: TypeAlias = Literal["trust", "password", "md5", "scram-sha-256"]
+Method: TypeAlias = Literal[
+    "trust", "password", "md5", "scram-sha-256", "cert", "peer", "ldap", "pam"
+]
+Ask: TypeAlias = Callable[[str], Awaitable[str]]
+"""Asks somebody else about a password: "", or why it is wrong, for the log."""
 Random: TypeAlias = Callable[[int], bytes]
 """Returns that many random bytes; `secrets.token_bytes`, but for tests."""
 
@@ -136,9 +141,19 @@ class Account:
     secret: str | None = field(default=None, repr=False)
     """What is stored: plain, md5 or SCRAM verifier; None for an unknown user, who is led through
     the whole dialogue like any other and then refused (unless the method is trust)."""
+    check: Ask | None = field(default=None, repr=False, compare=False)
+    """Who says whether the password is right, where that is not for the secret to say."""
 
 
-Request: TypeAlias = Packet | Message | Find
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Is this the password, please? `ask` knows whom to ask."""
+
+    ask: Ask = field(repr=False)
+    password: str = field(repr=False)
+
+
+Request: TypeAlias = Packet | Message | Find | Check
 _T = TypeVar("_T")
 Dialogue: TypeAlias = Generator[bytes | Request, Any, _T]
 
@@ -225,8 +240,10 @@ def _check(
     """Have the client prove who he is; return the method used and what it yields."""
     secret = account.secret or None  # an empty password is none, as in PostgreSQL
     kind = None if secret is None else passwords.kind_of(secret)
-    if account.method == "trust":
-        return "trust", None if kind is passwords.Kind.SCRAM else secret
+    if account.check is not None:
+        return account.method, (yield from _check_elsewhere(user, account, account.check))
+    if account.method in ("trust", "cert", "peer"):  # the proof, if any, has been found already
+        return account.method, None if kind is passwords.Kind.SCRAM else secret
     if account.method == "password":
         return "password", (yield from _check_password(user, secret, key))
     if account.method == "md5" and kind is not passwords.Kind.SCRAM:
@@ -257,6 +274,16 @@ def _check_password(user: str, secret: str | None, key: bytes) -> Dialogue[str]:
     if secret is None or passwords.kind_of(secret) is not passwords.Kind.SCRAM:
         scram.derive_keys(typed, scram.user_salt(key, user))  # a verifier would have taken as long
     raise _wrong_password(user, "no such user" if secret is None else "wrong password")
+
+
+def _check_elsewhere(user: str, account: Account, ask: Ask) -> Dialogue[str]:
+    yield build.authentication(codes.AUTH_CLEARTEXT)
+    typed = yield from _password()
+    cause: str = yield Check(ask, typed)
+    if cause:
+        text = f'{account.method.upper()} authentication failed for user "{user}"'
+        raise LoginFailed(codes.INVALID_AUTHORIZATION, text, cause)
+    return typed
 
 
 def _check_md5(user: str, secret: str | None, random: Random, key: bytes) -> Dialogue[None]:

@@ -170,33 +170,37 @@ def negotiate_protocol_version(body: bytes) -> int:
     return version & 0xFFFF
 
 
-def text_rows(messages: bytes, columns: int) -> list[tuple[str, ...]]:
-    """Read the DataRows of `columns` text values, none of them NULL, among whole messages."""
-    rows: list[tuple[str, ...]] = []
+def data_row(body: bytes) -> list[bytes | None]:
+    """Read a DataRow's values; None is NULL."""
+    if len(body) < 2:
+        raise Malformed("invalid data row")
+    (count,) = struct.unpack_from("!H", body)
+    values: list[bytes | None] = []
+    at = 2
+    for _ in range(count):
+        if len(body) < at + 4:
+            raise Malformed("invalid data row")
+        (size,) = struct.unpack_from("!i", body, at)
+        at += 4
+        if size < -1 or len(body) < at + size:
+            raise Malformed("invalid data row")
+        values.append(None if size < 0 else body[at : at + size])
+        at += max(size, 0)
+    return values
+
+
+def rows(messages: bytes) -> list[list[bytes | None]]:
+    """Read the DataRows among whole messages."""
+    found: list[list[bytes | None]] = []
     at = 0
     while at + codes.HEADER <= len(messages):
         end = at + 1 + int.from_bytes(messages[at + 1 : at + 5], "big")
         if end < at + codes.HEADER or end > len(messages):
             raise Malformed("invalid length of message")
         if messages[at] == codes.DATA_ROW:
-            rows.append(_text_row(messages[at + codes.HEADER : end], columns))
+            found.append(data_row(messages[at + codes.HEADER : end]))
         at = end
-    return rows
-
-
-def _text_row(body: bytes, columns: int) -> tuple[str, ...]:
-    values: list[str] = []
-    at = 2
-    for _ in range(columns):
-        size = int.from_bytes(body[at : at + 4], "big")
-        at += 4
-        if at + size > len(body):
-            raise Malformed("invalid data row")
-        values.append(text(body[at : at + size]))
-        at += size
-    if int.from_bytes(body[:2], "big") != columns or at != len(body):
-        raise Malformed("invalid data row")
-    return tuple(values)
+    return found
 
 
 def report(body: bytes) -> dict[str, str]:

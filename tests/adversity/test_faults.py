@@ -130,7 +130,9 @@ GARBAGE = {
 
 
 @pytest.mark.parametrize("garbage", GARBAGE)
-@pytest.mark.parametrize("after", [0, 30, 87, ANSWER_SIZE - 3])
+@pytest.mark.parametrize(
+    "after", [0, 87, *(pytest.param(at, marks=pytest.mark.slow) for at in (30, ANSWER_SIZE - 3))]
+)
 def test_garbage_instead_of_an_answer(
     proxy: FaultProxy, through: Pooler, garbage: str, after: int
 ) -> None:
@@ -150,7 +152,9 @@ def test_garbage_instead_of_an_answer(
 
 
 @pytest.mark.parametrize("garbage", GARBAGE)
-@pytest.mark.parametrize("after", [0, 9, 200])
+@pytest.mark.parametrize(
+    "after", [9, *(pytest.param(at, marks=pytest.mark.slow) for at in (0, 200))]
+)
 def test_garbage_during_the_login_to_a_server(
     proxy: FaultProxy, through: Pooler, garbage: str, after: int
 ) -> None:

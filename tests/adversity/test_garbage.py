@@ -196,7 +196,7 @@ def test_a_startup_packet_full_of_parameters(shared: Pooler) -> None:
     packet = rawclient.startup_packet({"user": "app", "database": "app", **parameters})
     assert 9_000 < len(packet) <= 10_000
     with RawClient(shared.host, shared.port) as client:
-        client.login("app", "app", "app-password", **parameters)
+        client.login("app", "app", "app-password", **parameters)  # type: ignore[arg-type]
         assert client.values("SHOW app.p319") == [[b"v" * 20]]
 
 

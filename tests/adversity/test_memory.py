@@ -128,7 +128,7 @@ def test_many_slow_readers(
 ) -> None:
     # Databases of their own, as each occupies a server.
     make_database = request.getfixturevalue("make_database")
-    names = [make_database() for _ in range(10)]
+    names = [make_database() for _ in range(6)]
     clients = [login(shared, name) for name in names for _ in range(3)]
     with Peak(shared) as peak, Witness(shared):
         for client in clients:

@@ -271,8 +271,16 @@ def _host(kind: str) -> Iterator[int]:
                 connection.close()
 
 
-@pytest.mark.parametrize("kind", ["silent", "resetting", "absent"])
-@pytest.mark.parametrize("balance", ["round-robin", "disable"])
+@pytest.mark.parametrize(
+    ("kind", "balance"),
+    [
+        ("silent", "round-robin"),
+        ("resetting", "disable"),
+        pytest.param("silent", "disable", marks=pytest.mark.slow),
+        pytest.param("resetting", "round-robin", marks=pytest.mark.slow),
+        ("absent", "round-robin"),
+    ],
+)
 def test_a_host_that_is_no_use(
     run_with_config: RunWithConfig, postgres: Postgres, kind: str, balance: str
 ) -> None:

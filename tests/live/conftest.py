@@ -63,7 +63,7 @@ def shared_pooler(
     def shared(**overrides: Any) -> Pooler:
         key = json.dumps(overrides, sort_keys=True)
         if key not in poolers:
-            home = folder / f"pooler{len(poolers)}"
+            home = folder / f"pooler{len(list(folder.iterdir()))}"
             home.mkdir()
             pooler = Pooler(merged(config, overrides), home)
             pooler.start()

@@ -322,6 +322,28 @@ def test_transaction_left_open_is_rolled_back(
         assert other.values("SELECT to_regclass('left_behind')") == [[None]]
 
 
+@pytest.mark.parametrize("pool_mode", ["transaction", "session"])
+def test_copy_given_up_leaves_no_server_behind(
+    run_with_config: RunWithConfig, login: Login, pool_mode: str
+) -> None:
+    """A server whose replies could not be told apart waited for ever to be tidied.
+
+    libpq sends a Sync behind the Execute of a COPY; whether it was read as a part of the COPY
+    cannot be seen from the error that a CopyFail brings.
+    """
+    pooler = run_with_config(databases={"*": {"pool_size": 1, "pool_mode": pool_mode}})
+    for _ in range(3):
+        client = login(at=pooler)
+        client.query("BEGIN; CREATE TEMP TABLE t (a int) ON COMMIT DROP")
+        client.send(raw.parse("COPY t FROM STDIN"), raw.bind(), raw.execute(), raw.sync())
+        client.read_until(b"G")
+        client.send(raw.copy_data(b"1\n"), raw.copy_fail("enough"), raw.sync())
+        assert error_of(client.read_until())["C"] == "57014"
+        client.query("ROLLBACK")
+        client.send(raw.terminate())
+        assert client.is_closed()
+
+
 # Where servers are.
 
 

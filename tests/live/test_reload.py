@@ -132,9 +132,13 @@ def test_bad_file_changes_nothing(
 
 
 def test_forced_user_changed(
-    run_with_config: RunWithConfig, login: Login, postgres: Postgres
+    run_with_config: RunWithConfig,
+    login: Login,
+    postgres: Postgres,
+    make_database: Callable[[], str],
 ) -> None:
-    entry = {"host": postgres.host, "port": postgres.port, "dbname": "app", "user": "alice"}
+    name = make_database()
+    entry = {"host": postgres.host, "port": postgres.port, "dbname": name, "user": "alice"}
     pooler = run_with_config(databases={"forced": entry})
     idle, busy = login("app", "forced", at=pooler), login("app", "forced", at=pooler)
     who = "SELECT current_user::text"
@@ -145,7 +149,7 @@ def test_forced_user_changed(
     assert busy.values(who) == [[b"alice"]]
     busy.query("COMMIT")
     assert busy.values(who) == [[b"bob"]]
-    wait_until(lambda: not [b for b in postgres.backends("app") if b["usename"] == "alice"])
+    wait_until(lambda: {found["usename"] for found in postgres.backends(name)} == {"bob"})
 
 
 def test_target_changed(
