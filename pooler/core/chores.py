@@ -68,6 +68,12 @@ def ask(server: "Server", asked: int, names: frozenset[str], before: Settings) -
         server.touched &= ~asked
         server.pins = server.pins & ~asked & ~hints.UNKNOWN | found.pins
         server.aim = found.merged(before)
+        if asked & hints.CHANNELS:
+            server.channels = frozenset(found.channels)
+            if found.pins & hints.CHANNELS and server.pool.broadcast.hears(server.channels):
+                failure = yield build.query("UNLISTEN *")
+                if not failure:
+                    server.pins &= ~hints.CHANNELS
     return None
 
 

@@ -4,6 +4,7 @@ The waiting client itself is the queue entry: when a server becomes free, the po
 `go` writes what was held in the same callback. Knows no timer and no pool policy.
 """
 
+from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
@@ -15,6 +16,7 @@ from pooler.core.hints import (
     EXECUTES,
     MEMORY,
     NOTHING,
+    NOTIFIES,
     SEQUENCES,
     TOO_LONG,
     Hint,
@@ -44,6 +46,15 @@ _WITHOUT_SERVER: Final = b"dcfH"
 
 CUSTOM_LIMIT: Final = 1_000
 """Names of custom settings remembered of a client."""
+
+ALREADY_LIMIT: Final = 1_000
+"""Notifications remembered while a client hears them from two servers."""
+ALREADY_FOR: Final = 2.0
+"""Seconds for which they are: how much later than its own server the ear may hear them."""
+_SENDER_END: Final = 9
+
+NOTES_LIMIT: Final = 4_194_304
+"""Bytes of notifications kept for a client that does not read, or stays in its transaction."""
 
 HINTED_LIMIT: Final = 10_000
 """Prepared statements with a hint remembered of a client; with more, any Bind is one."""
@@ -102,6 +113,12 @@ class Client(Peer):
         self.wants = self.startup
         self.told: session.Settings = session.NONE  # the parameters reported to it
         self.custom: frozenset[str] = frozenset()  # names of custom settings it may have set
+        self.listening: frozenset[str] = frozenset()  # channels that `broadcast` serves it
+        self.unlistening: frozenset[str] = frozenset()  # in the transaction under way
+        self._already: deque[tuple[float, bytes]] = deque()  # notifications its own server gave it
+        self._notes: list[bytes] = []  # notifications that wait for its transaction's end
+        self._notes_size = 0
+        self._unread = 0  # bytes of notifications since it stopped reading
         self.asks_sequences = False  # begins a transaction with currval or lastval
         self.asked: Server | None = None  # is being asked what this client left on it
         # now
@@ -156,6 +173,7 @@ class Client(Peer):
     def resume_writing(self) -> None:
         """The client has caught up."""
         self.full = False
+        self._unread = 0
         self.unbrake(OWN_FULL)
         if self.server is not None:
             self.server.unbrake(PEER_FULL)
@@ -185,6 +203,49 @@ class Client(Peer):
         if changes:
             self.send(b"".join(changes))
 
+    def notify(self, message: bytes) -> None:
+        """Pass on a notification, now or when the transaction has ended."""
+        if self.state is ClientState.CLOSED:
+            return
+        if self._already and self._heard_already(message[_SENDER_END:]):
+            return
+        server = self.server
+        if server is None or (server.ledger.settled and server.status == codes.IDLE):
+            self.send(message)
+        else:
+            self._notes.append(message)
+            self._notes_size += len(message)
+        if self.full or self._notes_size > NOTES_LIMIT:
+            self._unread += len(message)
+            if self._unread > NOTES_LIMIT:
+                self.fail(
+                    PoolerError(codes.PROGRAM_LIMIT_EXCEEDED, "too many notifications not read"),
+                    CloseReason.SLOW,
+                )
+
+    def heard_here(self, message: bytes) -> None:
+        """Remember a notification that its own server gave it: the ear may bring it again."""
+        if len(self._already) < ALREADY_LIMIT:
+            self._already.append((self.pool.edge.now(), message[_SENDER_END:]))
+
+    def _heard_already(self, what: bytes) -> bool:
+        since = self.pool.edge.now() - ALREADY_FOR
+        already = self._already
+        while already and already[0][0] < since:
+            already.popleft()
+        for place in range(len(already)):
+            if already[place][1] == what:
+                for _ in range(place + 1):  # what came before it is older than the ear
+                    already.popleft()
+                return True
+        return False
+
+    def flush_notes(self) -> None:
+        """Pass on the notifications that waited for the end of the transaction."""
+        if self._notes:
+            notes, self._notes, self._notes_size = self._notes, [], 0
+            self.send(b"".join(notes))
+
     # -- from the client
 
     def data_received(self, data: bytes) -> None:
@@ -193,7 +254,14 @@ class Client(Peer):
             if self._held:
                 data = self._held + data
                 self._held = b""
-            self._forward(data)
+            server = self.server
+            assert server is not None
+            if server.cancels and server.ledger.settled:  # a late cancel would hit what comes next
+                self._held = data
+                if len(data) > HOLD_LIMIT:
+                    self.brake(HELD_FULL)
+            else:
+                self._forward(data)
         elif self.state is not ClientState.CLOSED:
             self._held += data
             if self.state is ClientState.IDLE:
@@ -266,6 +334,10 @@ class Client(Peer):
         if flags & EXECUTES:
             flags |= self._prepared_flags
         server.touched |= flags & MEMORY
+        if flags & NOTIFIES:
+            server.notifier = self.pid
+        if hint.unlistened and self.listening:
+            self.unlistening |= hint.unlistened
         self._prepared_flags |= flags
         if not hint.names <= self.custom and len(self.custom) < CUSTOM_LIMIT:
             self.custom |= hint.names
@@ -335,6 +407,13 @@ class Client(Peer):
         data, self._held = self._held, b""
         self.unbrake(HELD_FULL)
         self._forward(data)
+
+    def resume(self) -> None:
+        """Go on with what was held back in the middle of a transaction."""
+        if self._held:
+            data, self._held = self._held, b""
+            self.unbrake(HELD_FULL)
+            self._forward(data)
 
     def rest(self) -> None:
         """Be idle: the pool has taken the server away."""

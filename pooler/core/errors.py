@@ -84,6 +84,7 @@ class CloseReason(Enum):
     IDLE_IN_TRANSACTION = "idle_in_transaction_timeout"
     SERVER_LOST = "server connection lost"
     SERVER_UNAVAILABLE = "server unavailable"
+    SLOW = "notifications not read"
     STATEMENT_MODE = "transaction block in statement mode"
     DATABASE_REMOVED = "database removed"
     # servers

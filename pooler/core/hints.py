@@ -32,6 +32,8 @@ SEQUENCES: Final = 1024
 """currval or lastval: reads what an earlier transaction may have left on another server."""
 DATABASE: Final = 2048
 """DROP, ALTER or CREATE DATABASE, in whose way our idle servers would stand."""
+NOTIFIES: Final = 4096
+"""NOTIFY: who sent it is to be known when it arrives."""
 ANYTHING: Final = SETTINGS | PREPARED | CHANNELS | LOCKS | CURSORS | TEMPORARY
 
 _REMEMBERED: Final = 20_000
@@ -46,14 +48,21 @@ MEMORY: Final = ANYTHING | ENDLESS | RESET
 class Hint:
     """What one text hints at."""
 
-    __slots__ = ("flags", "local", "names", "unnamed")
+    __slots__ = ("flags", "local", "names", "unlistened", "unnamed")
 
     def __init__(
-        self, flags: int, names: frozenset[str], *, unnamed: bool = False, local: bool = False
+        self,
+        flags: int,
+        names: frozenset[str],
+        *,
+        unnamed: bool = False,
+        local: bool = False,
+        unlistened: frozenset[str] = frozenset(),
     ) -> None:
         self.flags = flags
         self.names = names  # of custom settings: pg_settings does not show them
         self.unnamed = unnamed  # a setting whose name is a parameter or an expression
+        self.unlistened = unlistened  # channels of UNLISTEN, "*" for all
         self.local = local  # one SET that ends with its transaction, and nothing else
 
 
@@ -71,6 +80,7 @@ _WORDS: Final = (
     (EXECUTES, rb"execute"),
     (SEQUENCES, rb"currval|lastval"),
     (DATABASE, rb"database"),
+    (NOTIFIES, rb"notify"),
 )
 _PATTERN: Final = re.compile(
     rb"(?i)\b\w*?(?:" + b"|".join(b"(%b)" % words for _, words in _WORDS) + rb")"
@@ -81,6 +91,8 @@ _SETTING: Final = re.compile(
 _SET_CONFIG: Final = re.compile(rb"(?i)\bset_config\s*\(\s*(?:e?'([^'\\]*)'(?=\s*,))?")
 _LOCAL: Final = re.compile(rb"(?is)\s*set\s+(?:local|transaction)\b[^;]*;?\s*\0?")
 _LOCAL_CONFIG: Final = re.compile(rb"(?i)\bset_config\s*\([^()]*,\s*true\s*\)")
+_UNLISTEN: Final = re.compile(rb"(?i)\bunlisten\s+(\*|\"(?:[^\"]|\"\")+\"|[a-z_][\w$]*)")
+_DISCARD: Final = re.compile(rb"(?i)\bdiscard\s+all\b")
 _DOTTED: Final = re.compile(rb"[A-Za-z_][\w$]*(?:\.[A-Za-z_][\w$]*)+")
 
 
@@ -118,9 +130,17 @@ def _read(text: bytes) -> Hint:
             unnamed = True
         elif b"." in found[1]:
             names.add(_name(found[1]))
-    if not flags and not names:
+    unlistened = {_channel(found) for found in _UNLISTEN.findall(text)}
+    if _DISCARD.search(text):
+        unlistened.add("*")
+    if not flags and not names and not unlistened:
         return NOTHING
-    return Hint(flags, frozenset(names), unnamed=unnamed)
+    return Hint(flags, frozenset(names), unnamed=unnamed, unlistened=frozenset(unlistened))
+
+
+def _channel(raw: bytes) -> str:
+    name = raw.decode("utf-8", "replace")
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name.lower()
 
 
 _DATABASES: Final = re.compile(

@@ -75,8 +75,17 @@ class Keeper:
         asked = server.touched & hints.ANYTHING
         server.pins |= server.touched & hints.ENDLESS
         server.touched = asked
-        client.rest()
+        if client.state is ClientState.ACTIVE:  # a pinned one may be idle already
+            client.rest()
         server.start(chores.ask(server, asked, client.custom, client.wants))
+
+    def recheck(self, client: "Client") -> None:
+        """Ask the client's server again: the broadcast now hears what that listens to."""
+        server = client.server
+        if server is not None and server.pins & hints.CHANNELS:
+            server.touched |= hints.CHANNELS
+            if _at_rest(server):
+                self.keep(server)
 
     def answered(self, server: Server) -> None:
         """Go on with a server that has said what it holds."""
@@ -90,6 +99,10 @@ class Keeper:
         # What the client gave at its start is always set on a session of ours. Where it is not, it
         # was RESET, and that goes back to what the client gave.
         client.wants = pool.shelf.shared({**client.startup, **server.settings})
+        if server.pins & hints.CHANNELS and pool.broadcast.possible:
+            pool.relink(server, client)
+            pool.broadcast.listen(client, server.channels)
+            return
         if server.pins:
             pool.relink(server, client)
             return

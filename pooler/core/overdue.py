@@ -33,6 +33,7 @@ def enforce(pool: Pool) -> None:
     while pool.lingering and pool.lingering[0][0] <= now:
         pool.lingering.popleft()[1].transport.abort()
     pool.keeper.tick(now)
+    pool.broadcast.tick(now)
     pool.retire_idle()
     pool.supply.refuse_waiters()
     if pool.supply.wanted() > 0:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from pooler.core import chores, hints, session
+from pooler.core.broadcast import Broadcast
 from pooler.core.cancel import CancelKeys
 from pooler.core.client import Client, ClientState
 from pooler.core.counters import Counters
@@ -86,6 +87,7 @@ class Pool:
         self.leaving: dict[Server, None] = {}
         self.supply = Supply(self)
         self.keeper = Keeper(self)
+        self.broadcast = Broadcast(self)
         self.hints = Hints()
         # clients
         self.clients: dict[Client, None] = {}
@@ -136,6 +138,13 @@ class Pool:
                 break
             count += is_waiting(client)
         return count
+
+    def sender(self, pid: int) -> int:
+        """Return the process id that the client who notified from the server `pid` was told."""
+        for server in self.servers():
+            if server.pid == pid:
+                return server.notifier or pid
+        return pid
 
     def wake(self) -> None:
         """Have the edge ask the supply what to dial, soon."""
@@ -324,6 +333,11 @@ class Pool:
             return
         server.timed_out = None
         server.deadline = 0.0
+        if client.unlistening:
+            everything = "*" in client.unlistening
+            self.broadcast.unlisten(client, None if everything else client.unlistening)
+            client.unlistening = frozenset()
+        client.flush_notes()
         if self.ending is not None and client.next_pool is None:
             client.fail(*self.ending)
         elif mode is PoolMode.SESSION or self.single_use:
@@ -517,6 +531,7 @@ class Pool:
         self.lingering.append((now + LEAVE_LIMIT, client))
         self.edge.client_closed(client, reason, text)
         self.keeper.forget(client)
+        self.broadcast.unlisten(client)
         server = client.server
         if server is None:
             return

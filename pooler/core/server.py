@@ -111,6 +111,8 @@ class Server(Peer):
         self.touched = 0  # hints: what its client may have changed since that was known
         self.excused = False  # a SET LOCAL is under way, and nothing else
         self.last_client = 0  # the number of the client that used it last
+        self.channels: frozenset[str] = frozenset()  # it listens to, as of the last question
+        self.notifier = 0  # the process id told to the client that sent a NOTIFY on it last
         self.pins = 0  # what it holds for its client and no other server can
         self.owner: Client | None = None  # whose state is being asked about
         self.status: int = codes.IDLE
@@ -132,6 +134,7 @@ class Server(Peer):
         # the stream
         self._cutter = server_cutter()
         self._tail = b""  # start of a message kept back until it is whole
+        self._senders: list[tuple[int, int]] = []  # where in the chunk, and who, to be put there
         self.answer: bytearray | None = None  # what came since a chore asked a question
         self.farewell: dict[str, str] | None = None  # the FATAL that the server sent
 
@@ -222,8 +225,11 @@ class Server(Peer):
             self._tail = data[at:]
             data = data[:at]
         client = self.client
+        if self._senders:
+            data = self._with_senders(data)
         if client is not None and self.state is ServerState.ACTIVE and data:
             client.send(data)
+            client = self.client  # one of our own may have left over what it was told
         elif self.answer is not None and len(self.answer) <= truth.ANSWER_LIMIT:
             self.answer += data
         if self.ledger.settled and at == len(data) and not self._cutter.left and not self._tail:
@@ -238,6 +244,13 @@ class Server(Peer):
             or (self.state is ServerState.IDLE and self._cutter.left)
         ):
             self.pool.server_broke(self, "a reply that nobody asked for")
+
+    def _with_senders(self, data: bytes) -> bytes:
+        patched = bytearray(data)
+        for at, sender in self._senders:
+            patched[at : at + 4] = sender.to_bytes(4, "big")
+        self._senders.clear()
+        return bytes(patched)
 
     def _walk(self, data: bytes) -> int:
         """Note what the messages in `data` mean; return where what must be kept back begins."""
@@ -276,6 +289,8 @@ class Server(Peer):
                 ledger.ready()
                 if self.chore is None:
                     self._count_query()
+            elif stop == codes.NOTIFICATION_RESPONSE:
+                self._notified(data[at : at + size], at)
             else:
                 self._look(stop, data[at + codes.HEADER : at + size])
             at = cutter.pass_over(data, at)
@@ -289,6 +304,19 @@ class Server(Peer):
             now = self.pool.edge.now()
             counters.query_time += now - self.busy_since
             self.busy_since = now
+
+    def _notified(self, message: bytes, at: int) -> None:
+        """Note a notification for the client: its sender is to be who that says it is."""
+        client = self.client or self.owner
+        if client is None:
+            return
+        sent_on = int.from_bytes(message[5:9], "big")
+        sender = self.pool.sender(sent_on)
+        if self.client is None or self.state is not ServerState.ACTIVE:  # what we asked goes on
+            client.send(message[:5] + sender.to_bytes(4, "big") + message[9:])
+        elif sender != sent_on:
+            self._senders.append((at + codes.HEADER, sender))
+        client.heard_here(message)
 
     def _look(self, kind: int, body: bytes) -> None:
         if kind == codes.COPY_IN_RESPONSE:

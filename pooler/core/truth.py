@@ -34,7 +34,7 @@ _QUESTIONS: Final = (
     ),
     (
         hints.CHANNELS,
-        "SELECT 'n','','' FROM pg_catalog.pg_listening_channels() LIMIT 1",
+        f"SELECT 'n',{_hex('channel')},'' FROM pg_catalog.pg_listening_channels() AS channel",
     ),
     (
         hints.LOCKS,
@@ -53,7 +53,6 @@ _QUESTIONS: Final = (
     ),
 )
 _PINS: Final = {
-    "n": hints.CHANNELS,
     "l": hints.LOCKS,
     "h": hints.CURSORS,
     "t": hints.TEMPORARY,
@@ -66,6 +65,7 @@ class Truth:
     def __init__(self, asked: int) -> None:
         self.asked = asked
         self.settings: dict[str, str] = {}  # as in `session`, prepared statements included
+        self.channels: set[str] = set()
         self.pins = 0  # what cannot be carried to another server
 
     def merged(self, before: Settings) -> Settings:
@@ -97,6 +97,9 @@ def read(answer: bytes, asked: int, user: str) -> Truth:
         kind, name, value = [parse.text(column or b"") for column in row]
         if kind in _PINS:
             truth.pins |= _PINS[kind]
+        elif kind == "n":
+            truth.channels.add(_text(name))
+            truth.pins |= hints.CHANNELS
         elif kind == "r":
             if _text(value) != "none":
                 truth.settings[ROLE] = _text(value)

@@ -149,6 +149,11 @@ def error(severity: str, sqlstate: str, text: str, detail: str = "", hint: str =
     return _report(codes.ERROR_RESPONSE, _fields(severity, sqlstate, text, detail, hint))
 
 
+def warning(sqlstate: str, text: str, detail: str = "", hint: str = "") -> bytes:
+    """Return a NoticeResponse of severity WARNING."""
+    return _report(codes.NOTICE_RESPONSE, _fields("WARNING", sqlstate, text, detail, hint))
+
+
 def notice(sqlstate: str, text: str, detail: str = "", hint: str = "") -> bytes:
     """Return a NoticeResponse of severity NOTICE."""
     return _report(codes.NOTICE_RESPONSE, _fields("NOTICE", sqlstate, text, detail, hint))

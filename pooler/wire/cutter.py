@@ -35,8 +35,8 @@ _GROUPS: Final = {
     "client_quiet": b"dH",
     "client_look": b"QPX",
     "server_replies": b"123IsTnW",
-    "server_look": b"ZCSEG",
-    "server_quiet": b"DdcHNAtV",
+    "server_look": b"ZCSEGA",
+    "server_quiet": b"DdcHNtV",
 }
 
 
