@@ -72,6 +72,7 @@ class Client(Peer):
         self.opened_at = now
         # the session
         self.limits = limits  # may change by a reload
+        self.mode = limits.pool_mode  # of the link it has; a reload's comes with the next
         self.wants = pool.shelf.shared(wants)
         self.told: session.Settings = session.NONE  # the parameters reported to it
         # now
