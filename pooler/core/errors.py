@@ -75,6 +75,7 @@ class CloseReason(Enum):
     # clients
     TERMINATED = "client terminated"
     LOGIN_FAILED = "login failed"
+    TLS_FAILED = "TLS handshake failed"
     LOGIN_TIMEOUT = "client_login_timeout"
     TOO_MANY = "too many connections"
     IDLE_TIMEOUT = "client_idle_timeout"
