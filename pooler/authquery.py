@@ -33,14 +33,25 @@ MESSAGE_LIMIT: Final = 65_536
 _Key = tuple[Lookup, str]
 
 
+class _Answer:
+    """What is stored of a user; in a form that a task may show in its repr."""
+
+    __slots__ = ("asked_at", "secret", "until")
+
+    def __init__(self, secret: str | None, asked_at: float, ttl: float) -> None:
+        self.secret = secret
+        self.asked_at = asked_at
+        self.until = asked_at + ttl
+
+
 class AuthQuery:
     """The questions under way, and the answers."""
 
     def __init__(self, router: Router, config: Callable[[], Config]) -> None:
         self._router = router
         self._config = config
-        self._answers: OrderedDict[_Key, tuple[str | None, float, float]] = OrderedDict()
-        self._asking: dict[_Key, asyncio.Task[str | None]] = {}
+        self._answers: OrderedDict[_Key, _Answer] = OrderedDict()
+        self._asking: dict[_Key, asyncio.Task[_Answer]] = {}
         self.asked = 0
         """Questions so far."""
 
@@ -54,25 +65,23 @@ class AuthQuery:
             return None
         key = (where, user)
         answer = self._answers.get(key)
-        if answer is not None and self._router.edge.now() < answer[2]:
+        if answer is not None and self._router.edge.now() < answer.until:
             self._answers.move_to_end(key)
-            return answer[0]
+            return answer.secret
         task = self._asking.get(key)
         if task is None:
             task = asyncio.get_running_loop().create_task(self._ask(key, database))
             self._asking[key] = task
             task.add_done_callback(lambda done: self._asked(key, done))
-        return await asyncio.shield(task)  # others may be waiting for it
+        return (await asyncio.shield(task)).secret  # others may be waiting for it
 
     def doubt(self, database: str, user: str) -> None:
         """Believe what is known of a user no longer than that there is no such user."""
         config = self._config()
         where = config.lookup(database)
         answer = None if where is None else self._answers.get((where, user))
-        if where is not None and answer is not None:
-            secret, asked_at, until = answer
-            until = min(until, asked_at + config.auth.negative_cache_ttl)
-            self._answers[where, user] = (secret, asked_at, until)
+        if answer is not None:
+            answer.until = min(answer.until, answer.asked_at + config.auth.negative_cache_ttl)
 
     def clear(self) -> None:
         """Forget all answers."""
@@ -84,13 +93,13 @@ class AuthQuery:
             task.cancel()
         await asyncio.gather(*self._asking.values(), return_exceptions=True)
 
-    def _asked(self, key: _Key, task: "asyncio.Task[str | None]") -> None:
+    def _asked(self, key: _Key, task: "asyncio.Task[_Answer]") -> None:
         if self._asking.get(key) is task:
             del self._asking[key]
         if not task.cancelled():
             task.exception()  # who waits for it is told; perhaps nobody does any more
 
-    async def _ask(self, key: _Key, database: str) -> str | None:
+    async def _ask(self, key: _Key, database: str) -> _Answer:
         where, user = key
         self.asked += 1
         route = self._config().auth_route(where.database, where.user)
@@ -116,23 +125,23 @@ class AuthQuery:
         pool.enter(client)
         client.data_received(build.query_with(where.query, [user]))
         try:
-            row = await questioner.answer
+            await questioner.answered
         except _Unanswered as unanswered:
             raise _failed(unanswered.sqlstate, unanswered.text, where, database) from None
         finally:
             client.close(CloseReason.TERMINATED)
+        row = questioner.row
         if row is not None and len(row) < 2:
             raise _failed(codes.DATATYPE_MISMATCH, "its rows do not have two columns", where, "")
-        raw = None if row is None else row[1]
-        secret = None if raw is None else parse.text(raw)
+        secret = parse.text(row[1] or b"") if row else ""
         auth = self._config().auth
         ttl = auth.cache_ttl if secret else auth.negative_cache_ttl
-        if ttl:
-            self._answers[key] = (secret, asked_at, asked_at + ttl)
-            self._answers.move_to_end(key)
-            if len(self._answers) > ANSWERS:
-                self._answers.popitem(last=False)
-        return secret
+        answer = _Answer(secret or None, asked_at, ttl)
+        self._answers[key] = answer
+        self._answers.move_to_end(key)
+        if len(self._answers) > ANSWERS:
+            self._answers.popitem(last=False)
+        return answer
 
 
 def _failed(sqlstate: str, cause: str, where: Lookup, database: str) -> LoginFailed:
@@ -157,17 +166,17 @@ class _Questioner:
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
-        self.answer: asyncio.Future[list[bytes | None] | None] = loop.create_future()
+        self.answered: asyncio.Future[None] = loop.create_future()
+        self.row: list[bytes | None] | None = None
         self._received = bytearray()
         self._greeted = False
-        self._row: list[bytes | None] | None = None
         self._error: _Unanswered | None = None
 
     def write(self, data: bytes) -> None:
         """Read what comes, as far as it is whole."""
         received = self._received
         received += data
-        while len(received) >= codes.HEADER and not self.answer.done():
+        while len(received) >= codes.HEADER and not self.answered.done():
             size = int.from_bytes(received[1:5], "big") + 1
             if size > MESSAGE_LIMIT:
                 self._end(_Unanswered(codes.PROGRAM_LIMIT_EXCEEDED, "a message is too long"))
@@ -182,7 +191,7 @@ class _Questioner:
 
     def _take(self, kind: int, body: bytes) -> None:
         if kind == codes.DATA_ROW:
-            self._row = parse.data_row(body)
+            self.row = parse.data_row(body)
         elif kind == codes.ERROR_RESPONSE:
             fields = parse.report(body)
             self._error = _Unanswered(fields.get("C", codes.INTERNAL_ERROR), fields.get("M", ""))
@@ -192,12 +201,12 @@ class _Questioner:
             self._end(self._error)
 
     def _end(self, error: _Unanswered | None) -> None:
-        if self.answer.done():
+        if self.answered.done():
             return
         if error is None:
-            self.answer.set_result(self._row)
+            self.answered.set_result(None)
         else:
-            self.answer.set_exception(error)
+            self.answered.set_exception(error)
 
     def close(self) -> None:
         """The client was closed, perhaps with an error that it was told."""
@@ -220,4 +229,4 @@ class _Questioner:
 
     def is_closing(self) -> bool:
         """Return whether the answer is there."""
-        return self.answer.done()
+        return self.answered.done()

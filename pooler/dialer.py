@@ -1,25 +1,31 @@
 """Opens server connections for the pools that want them, and delivers cancels."""
 
 import asyncio
-import contextlib
 import os
+import ssl
 from collections.abc import Callable
-from typing import TypeVar
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, TypeVar
 
-from pooler.config import Settings
+from pooler.config import Config
 from pooler.core.errors import ServerFault, ServerRefused
 from pooler.core.pool import Pool
 from pooler.core.server import Server
-from pooler.core.settings import Host, Target
+from pooler.core.settings import Host, SslMode, Target, TargetTls
 from pooler.dialogue import DialogueProtocol
 from pooler.sockets import set_options
-from pooler.wire import build, codes
+from pooler.tls import Done, TlsLink, end_point, why
+from pooler.wire import codes
 from pooler.wire.logins import (
+    Asking,
     Credential,
+    Dialogue,
     LoginFailed,
     Random,
     Refused,
     Welcome,
+    cancel,
     server_login,
 )
 from pooler.wire.scram import Keyring
@@ -27,20 +33,91 @@ from pooler.wire.scram import Keyring
 P = TypeVar("P", bound=asyncio.Protocol)
 
 
-class ServerLogin(DialogueProtocol[Welcome]):
-    """A server connection during our login; `result` is its outcome."""
+T = TypeVar("T")
 
-    def __init__(
-        self, target: Target, secret: Credential | None, random: Random, keyring: Keyring
-    ) -> None:
-        minor = codes.NEWEST_MINOR if target.max_protocol_version == "3.2" else 0
-        parameters = [("database", target.dbname), *target.startup]
-        super().__init__(
-            server_login(target.user, secret, parameters, random, 3 << 16 | minor, keyring)
-        )
-        self.result: asyncio.Future[Welcome] = asyncio.get_running_loop().create_future()
+_UNENCRYPTED_REFUSALS: Final = (codes.INVALID_AUTHORIZATION, codes.PROTOCOL_VIOLATION)
+"""How PostgreSQL (pg_hba.conf) and PgBouncer ("SSL required") refuse a login for want of TLS."""
+
+
+class HandshakeFailed(ServerFault):
+    """A connection to a server could not be encrypted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How to speak to a host."""
+
+    asking: Asking
+    context: ssl.SSLContext | None = None
+    hostname: str = ""
+    """The name that its certificate has to bear."""
+
+
+class ServerDialogue(DialogueProtocol[T]):
+    """A connection to a server while we speak; `result` is the outcome."""
+
+    def __init__(self, manner: Manner, dialogue: Dialogue[T]) -> None:
+        super().__init__(dialogue)
+        self._manner = manner
+        self.result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         # who has given up on it needs no word of how it ended
         self.result.add_done_callback(lambda result: result.cancelled() or result.exception())
+
+    @property
+    def encrypted(self) -> bool:
+        """True once the connection is encrypted, or on the way."""
+        return isinstance(self.transport, TlsLink)
+
+    def link(self, done: Done) -> TlsLink:
+        """Encrypt, as a client."""
+        manner = self._manner
+        assert manner.context is not None
+        return TlsLink(
+            self.transport,
+            self,
+            manner.context,
+            done,
+            server_side=False,
+            server_hostname=manner.hostname,
+        )
+
+    def binding(self, link: TlsLink) -> bytes:
+        """Return what stands for the server's certificate."""
+        certificate = link.peer_certificate
+        return end_point(certificate) if certificate else b""
+
+    def handshake_failed(self, error: OSError) -> None:
+        """Hand the reason over, as an error that clients can be told."""
+        if not self.result.done():
+            fault = HandshakeFailed(codes.CONNECTION_FAILURE, f"SSL error: {why(error)}")
+            self.result.set_exception(fault)
+
+
+class ServerLogin(ServerDialogue[Welcome]):
+    """A server connection during our login."""
+
+    def __init__(
+        self,
+        target: Target,
+        secret: Credential | None,
+        random: Random,
+        keyring: Keyring,
+        manner: Manner,
+    ) -> None:
+        minor = codes.NEWEST_MINOR if target.max_protocol_version == "3.2" else 0
+        super().__init__(
+            manner,
+            server_login(
+                target.user,
+                secret,
+                [("database", target.dbname), *target.startup],
+                random,
+                3 << 16 | minor,
+                keyring,
+                manner.asking,
+                target.tls.channel_binding,
+            ),
+        )
 
     def succeeded(self, result: Welcome, rest: bytes) -> None:
         """Hand the server's welcome over."""
@@ -85,7 +162,7 @@ class Dialer:
 
     def __init__(
         self,
-        settings: Callable[[], Settings],
+        settings: Callable[[], Config],
         random: Random,
         jitter: Callable[[], float],
         keyring: Keyring,
@@ -132,11 +209,7 @@ class Dialer:
         connected = False
         try:
             async with asyncio.timeout(pool.settings.server_connect_timeout or None):
-                transport, login = await open_connection(
-                    host, lambda: ServerLogin(target, secret, self._random, self._keyring)
-                )
-                set_options(transport, self._settings())
-                welcome = await login.result
+                transport, welcome = await self._log_in(host, target, secret)
             if transport.is_closing():
                 raise ServerFault(
                     codes.CONNECTION_FAILURE, "server closed the connection right after the login"
@@ -177,6 +250,40 @@ class Dialer:
             if transport is not None and not connected:
                 transport.abort()
 
+    async def _log_in(
+        self, host: Host, target: Target, secret: Credential | None
+    ) -> tuple[asyncio.Transport, Welcome]:
+        """Return a connection that is logged in, encrypted as `sslmode` wants or allows it."""
+        earlier = ""
+        ways = _ways(host, target.tls)
+        for asking in ways:
+            manner = self._manner(asking, host, target.tls)
+            transport, login = await open_connection(
+                host, partial(ServerLogin, target, secret, self._random, self._keyring, manner)
+            )
+            try:
+                set_options(transport, self._settings())
+                welcome = await login.result
+            except BaseException as error:
+                transport.abort()
+                if isinstance(error, HandshakeFailed | ServerRefused):
+                    if asking is not ways[-1] and _worth_another(asking, error, login.encrypted):
+                        earlier = error.text
+                        continue
+                    if earlier:
+                        error.detail = f"Before that: {earlier}"
+                raise
+            return login.transport, welcome
+        raise AssertionError("the last way leads somewhere")
+
+    def _manner(self, asking: Asking, host: Host, tls: TargetTls) -> Manner:
+        if asking == "not":
+            return Manner(asking)
+        context = self._settings().certificates.servers.get(tls)
+        if context is None:
+            raise ServerFault(codes.CONNECTION_FAILURE, "the TLS settings have just changed")
+        return Manner(asking, context, host.host)
+
     async def _deliver_cancel(self, server: Server) -> None:
         """Send a CancelRequest to the address that the server is at, and wait for its end.
 
@@ -186,30 +293,78 @@ class Dialer:
         try:
             async with asyncio.timeout(server.pool.settings.cancel_wait_timeout or None):
                 host = _same_address(server)
-                transport, courier = await open_connection(host, Courier)
+                asking: Asking = "not"
+                if server.transport.get_extra_info("tls") is not None:
+                    asking = _ways(host, server.pool.target.tls)[-1]
+                    asking = "direct" if asking == "direct" else "must"
+                manner = self._manner(asking, server.host, server.pool.target.tls)
+                transport, courier = await open_connection(host, lambda: Courier(manner, server))
                 try:
-                    if not transport.is_closing():
-                        transport.write(build.cancel_request(server.pid, server.secret))
-                    delivered = await courier.over
+                    await courier.result
+                    delivered = True
                 finally:
                     transport.abort()
-        except (OSError, TimeoutError) as error:
+        except (OSError, TimeoutError, ServerFault) as error:
             fault = ServerFault(codes.UNABLE_TO_CONNECT, f"cancel not delivered: {_words(error)}")
             server.pool.edge.connect_failed(server.pool, str(server.host), fault)
         finally:
             server.pool.cancel_over(server, delivered=delivered)
 
 
-class Courier(asyncio.Protocol):
-    """The connection that delivers a CancelRequest."""
+class Courier(ServerDialogue[None]):
+    """Delivers a CancelRequest; its result comes when the server has hung up."""
 
-    def __init__(self) -> None:
-        self.over: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+    def __init__(self, manner: Manner, server: Server) -> None:
+        super().__init__(manner, cancel(manner.asking, server.pid, server.secret))
+        self._sent = False
+
+    def succeeded(self, result: None, rest: bytes) -> None:
+        """It is on its way."""
+        self._sent = True
+
+    def failed(self, error: LoginFailed | Refused) -> None:
+        """Hand the reason over."""
+        if not self.result.done():
+            self.result.set_exception(ServerFault(codes.CONNECTION_FAILURE, str(error)))
+
+    def cut_off(self, error: BaseException | None) -> None:
+        """The server hung up before it could be sent."""
+        if not self.result.done():
+            self.result.set_exception(error or ConnectionResetError("server hung up"))
 
     def connection_lost(self, error: BaseException | None) -> None:
         """The request has been dealt with, unless the connection broke."""
-        with contextlib.suppress(asyncio.InvalidStateError):
-            self.over.set_result(error is None)
+        super().connection_lost(error)
+        if self._sent and not self.result.done():
+            if error is None:
+                self.result.set_result(None)
+            else:
+                self.result.set_exception(error)
+
+
+def _ways(host: Host, tls: TargetTls) -> tuple[Asking, ...]:
+    """Return how to ask for TLS, and how when that has not worked; never on a unix socket."""
+    if host.is_unix or tls.sslmode is SslMode.DISABLE:
+        return ("not",)
+    if tls.sslnegotiation == "direct":
+        return ("direct",)
+    if tls.sslmode is SslMode.ALLOW:
+        return ("not", "must")
+    return ("try", "not") if tls.sslmode is SslMode.PREFER else ("must",)
+
+
+def _worth_another(asking: Asking, error: ServerFault, encrypted: bool) -> bool:
+    """Return whether a login that failed could succeed with TLS, or without it.
+
+    libpq tries again after any refusal: here a wrong password is sent but once.
+    """
+    if asking == "not":
+        return error.sqlstate in _UNENCRYPTED_REFUSALS
+    return (
+        asking == "try"
+        and encrypted
+        and (isinstance(error, HandshakeFailed) or error.sqlstate == codes.INVALID_AUTHORIZATION)
+    )
 
 
 def _same_address(server: Server) -> Host:

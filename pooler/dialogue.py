@@ -8,7 +8,18 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Any, Final, Generic, TypeVar, cast
 
-from pooler.wire.logins import Account, Check, Dialogue, Find, LoginFailed, Message, Packet, Refused
+from pooler.tls import Done, TlsLink
+from pooler.wire.logins import (
+    Account,
+    Check,
+    Dialogue,
+    Find,
+    LoginFailed,
+    Refused,
+    Secured,
+    StartTls,
+    Taken,
+)
 
 T = TypeVar("T")
 
@@ -24,7 +35,7 @@ class DialogueProtocol(asyncio.Protocol, Generic[T]):
     def __init__(self, dialogue: Dialogue[T]) -> None:
         self._dialogue: Dialogue[T] = dialogue
         self._buffer = bytearray()
-        self._request: Packet | Message | None = None
+        self._request: Taken | None = None
         self._task: asyncio.Task[None] | None = None  # looks for an answer
         self._over = False
 
@@ -40,6 +51,18 @@ class DialogueProtocol(asyncio.Protocol, Generic[T]):
 
     def failed(self, error: LoginFailed | Refused) -> None:
         """Take why the dialogue failed."""
+        raise NotImplementedError
+
+    def link(self, done: Done) -> TlsLink:
+        """Return what is to encrypt the connection from here on."""
+        raise NotImplementedError
+
+    def binding(self, link: TlsLink) -> bytes:
+        """Return what SCRAM is to be bound to."""
+        raise NotImplementedError
+
+    def handshake_failed(self, error: OSError) -> None:
+        """Take why the connection could not be encrypted; it is being closed."""
         raise NotImplementedError
 
     def cut_off(self, error: BaseException | None) -> None:
@@ -94,6 +117,25 @@ class DialogueProtocol(asyncio.Protocol, Generic[T]):
             self._task.cancel()
         self._dialogue.close()
 
+    def _start_tls(self) -> None:
+        received = bytes(self._buffer)
+        self._buffer.clear()
+        link = self.link(self._handshake_over)
+        self.transport = cast(asyncio.Transport, link)  # by shape
+        link.start(received)
+
+    def _handshake_over(self, error: OSError | None) -> None:
+        if self._over:
+            return
+        if error is not None:
+            self.stop()
+            self.handshake_failed(error)
+            return
+        link = cast(TlsLink, self.transport)
+        assert link.info is not None
+        self._step(Secured(self.binding(link), link.alpn, link.info.verified))
+        self._feed()
+
     async def _await(self, answer: Awaitable[Any]) -> None:
         """Go on with the dialogue when the answer is there."""
         try:
@@ -132,6 +174,9 @@ class DialogueProtocol(asyncio.Protocol, Generic[T]):
             elif isinstance(step, Check):
                 asking = self._await(step.ask(step.password))
                 self._task = asyncio.get_running_loop().create_task(asking)
+                return
+            elif isinstance(step, StartTls):
+                self._start_tls()
                 return
             else:
                 self._request = step

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from pooler.config import Config
-from pooler.core.settings import Host, Route
+from pooler.core.settings import Host, Route, TargetTls
 
 TIMEOUT: Final = 10  # seconds for each host
 
@@ -18,6 +18,9 @@ _ADVICE: Final = {
     "28000": "PostgreSQL's pg_hba.conf does not let this user in from here",
     "3D000": "set `dbname`, or create the database",
     "53300": "PostgreSQL is full: its max_connections must exceed the sum of all pool_size",
+    "certificate": "`server_tls.ca_file` must hold the CA of the server's certificate, and `host` "
+    "must be one of its names",
+    "no TLS": "set `ssl = on` in postgresql.conf, or `server_tls.sslmode: prefer`",
     "57P03": "PostgreSQL is starting up or shutting down",
 }
 
@@ -81,7 +84,24 @@ def _conninfo(route: Route, host: Host) -> str:
         password=target.password,
         connect_timeout=TIMEOUT,
         application_name="pooler doctor",
+        **_encryption(target.tls),
     )
+
+
+def _encryption(tls: TargetTls) -> dict[str, str]:
+    """Return libpq's options of a database's TLS settings; all but the ciphers have one."""
+    options = {
+        "sslmode": tls.sslmode.value,
+        "sslrootcert": tls.ca_file,
+        "sslcrl": tls.crl_file,
+        "sslcert": tls.cert_file,
+        "sslkey": tls.key_file,
+        "ssl_min_protocol_version": tls.min_protocol_version,
+        "channel_binding": tls.channel_binding,
+        # libpq knows it since version 17, so it is told only where it matters
+        "sslnegotiation": "" if tls.sslnegotiation == "postgres" else tls.sslnegotiation,
+    }
+    return {name: value for name, value in options.items() if value}
 
 
 def _one_line(error: Exception) -> str:
@@ -93,6 +113,9 @@ def _guess(text: str) -> str:
     for words, sqlstate in (
         ("password authentication failed", "28P01"),
         ("no password supplied", "28P01"),
+        ("certificate verify failed", "certificate"),
+        ("does not match host name", "certificate"),
+        ("does not support SSL", "no TLS"),
         ("pg_hba.conf", "28000"),
         ("does not exist", "3D000"),
         ("too many clients", "53300"),

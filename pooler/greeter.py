@@ -4,11 +4,23 @@ import asyncio
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, cast
 
+from pooler.config.certificates import ClientSide
 from pooler.core.errors import CloseReason, PoolerError
 from pooler.dialogue import DialogueProtocol
 from pooler.sockets import connection, peer_name, set_options
+from pooler.tls import Done, TlsLink, why
 from pooler.wire import build, codes
-from pooler.wire.logins import Account, Find, Login, LoginFailed, Refused, client_login
+from pooler.wire.logins import (
+    NO_ENCRYPTION,
+    Account,
+    Dialogue,
+    Encryption,
+    Find,
+    Login,
+    LoginFailed,
+    Refused,
+    client_login,
+)
 from pooler.wire.parse import CancelRequest
 
 if TYPE_CHECKING:
@@ -19,8 +31,9 @@ class Greeter(DialogueProtocol[Login | CancelRequest]):
     """One connection until it is a client, or gone."""
 
     def __init__(self, service: "Service") -> None:
-        super().__init__(client_login(service.randbytes, service.login_key, service.keyring))
+        super().__init__(self._login())
         self._service = service
+        self._tls: ClientSide | None = None  # what it was offered
         self._name = ""
         self._user = ""
         self._database = ""
@@ -39,6 +52,44 @@ class Greeter(DialogueProtocol[Login | CancelRequest]):
         if timeout:
             self._timer = asyncio.get_running_loop().call_later(timeout, self._too_slow)
         super().connection_made(transport)
+
+    def _login(self) -> Dialogue[Login | CancelRequest]:
+        """Run the dialogue, by the settings in force when the connection is there."""
+        service = self._service
+        config = service.config
+        if self._name != "unix":  # where there is no TLS, as in PostgreSQL
+            self._tls = config.certificates.clients
+            mode = config.tls.sslmode
+            encryption = Encryption(self._tls is not None, mode.required, mode.verifies)
+        else:
+            encryption = NO_ENCRYPTION
+        return (
+            yield from client_login(
+                service.randbytes, service.login_key, service.keyring, encryption
+            )
+        )
+
+    def link(self, done: Done) -> TlsLink:
+        """Encrypt, as the server."""
+        assert self._tls is not None
+        return TlsLink(self.transport, self, self._tls.context, done, server_side=True)
+
+    def binding(self, link: TlsLink) -> bytes:
+        """Return what stands for our certificate."""
+        assert self._tls is not None
+        return self._tls.binding
+
+    def handshake_failed(self, error: OSError) -> None:
+        """Note it; the client has been told by an alert, if it is still there."""
+        self._done()
+        self._service.refused(
+            self._name,
+            self._database,
+            self._user,
+            CloseReason.TLS_FAILED,
+            "could not accept SSL connection",
+            why(error),
+        )
 
     def find(self, request: Find) -> Account | Awaitable[Account]:
         """Have the user looked up."""

@@ -32,7 +32,7 @@ def connection(transport: asyncio.BaseTransport) -> Connection:
     """Return what the system knows of the other end."""
     name = transport.get_extra_info("peername")
     if isinstance(name, tuple):
-        return Connection(name[0])
+        return Connection(name[0], tls=transport.get_extra_info("tls"))
     sock = transport.get_extra_info("socket")
     credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     return Connection("", struct.unpack("3i", credentials)[1])

@@ -23,8 +23,6 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from cryptography import x509
 
-ALPN: Final = "postgresql"
-
 _RECORD: Final = 16_384
 """Bytes of plain text in a TLS record, at most."""
 _SLICE: Final = 65_536

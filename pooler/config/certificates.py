@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 from pooler import tls
 from pooler.config import model
 from pooler.core.settings import SslMode, TargetTls
+from pooler.wire.logins import ALPN
 
 SYSTEM: Final = "system"
 """In place of a `ca_file`: the CAs that the operating system trusts, as libpq's `sslrootcert`."""
@@ -142,7 +143,7 @@ class Certificates:
 def _configure(context: ssl.SSLContext, files: Files, read: Read) -> None:
     context.minimum_version = _VERSIONS[files.min_protocol_version]
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
-    context.set_alpn_protocols([tls.ALPN])
+    context.set_alpn_protocols([ALPN])
     if files.ciphers:
         try:
             context.set_ciphers(files.ciphers)

@@ -58,7 +58,7 @@ def changes(old: Config, new: Config) -> list[Change]:
 def _content(path: str, file: str, old: object, new: object) -> Iterator[Change]:
     """What is in a file, which is no setting either: that it differs says enough."""
     if file and old != new:
-        yield Change(path, str(old), str(new)) if str(old) != str(new) else _changed(path)
+        yield _changed(path)
 
 
 def _changed(path: str) -> Change:

@@ -109,6 +109,7 @@ class Client(Peer):
         self.opened_at = now
         # the session
         self.limits = limits  # may change by a reload
+        self.mode = limits.pool_mode  # of the link it has; a reload's comes with the next
         self.startup = pool.shelf.shared(wants)  # what its RESET goes back to
         self.wants = self.startup
         self.told: session.Settings = session.NONE  # the parameters reported to it

@@ -49,10 +49,11 @@ class ServerRefused(ServerFault):
     _PASSING = (codes.CANNOT_CONNECT_NOW, codes.ADMIN_SHUTDOWN, "57P02")
 
     def __init__(self, fields: dict[str, str]) -> None:
+        code = fields.get("C", "")
         super().__init__(
             # CVE-2026-6666: an ErrorResponse without SQLSTATE
-            fields.get("C", codes.CONNECTION_FAILURE),
-            fields.get("M", "the server refused the connection without a message"),
+            code if len(code) == 5 else codes.CONNECTION_FAILURE,
+            fields.get("M") or "the server refused the connection without a message",
             fields.get("D", ""),
             fields.get("H", ""),
         )
@@ -75,6 +76,7 @@ class CloseReason(Enum):
     # clients
     TERMINATED = "client terminated"
     LOGIN_FAILED = "login failed"
+    TLS_FAILED = "TLS handshake failed"
     LOGIN_TIMEOUT = "client_login_timeout"
     TOO_MANY = "too many connections"
     IDLE_TIMEOUT = "client_idle_timeout"

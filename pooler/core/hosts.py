@@ -37,6 +37,10 @@ class Hosts:
                 return self.hosts[i]
         return None
 
+    def ready(self, now: float) -> bool:
+        """Return whether there is a host to dial now."""
+        return any(not_before <= now for not_before in self._not_before)
+
     def succeeded(self, host: Host) -> None:
         """Forgive a host its failures."""
         if host not in self.hosts:  # no longer, since a reload

@@ -14,6 +14,7 @@ from pooler.core import chores, hints
 from pooler.core.client import ClientState
 from pooler.core.errors import CloseReason
 from pooler.core.server import Server, ServerState
+from pooler.core.session import NONE
 from pooler.core.settings import PoolMode
 from pooler.wire import codes
 
@@ -91,7 +92,7 @@ class Keeper:
         """Go on with a server that has said what it holds."""
         pool = self._pool
         client, server.owner = server.owner, None
-        server.settings = pool.shelf.shared(server.aim)
+        server.settings = pool.shelf.shared(server.aim or NONE)
         if client is None:
             pool.tidy(server, PoolMode.TRANSACTION, CloseReason.TERMINATED)
             return

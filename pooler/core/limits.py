@@ -46,7 +46,7 @@ class ServerGauge(Gauge):
     def _next(self) -> "Pool | None":
         """Return the first in line that still has somebody waiting."""
         while self.hungry:
-            if self.hungry[0].waiting:
+            if self.hungry[0].someone_waits():
                 return self.hungry[0]
             self.hungry.popleft()
         return None

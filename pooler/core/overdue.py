@@ -108,7 +108,7 @@ def _working(pool: Pool, server: Server, now: float) -> None:
     else:
         pool.counters.timeouts += 1
         server.timed_out = reason
-        server.deadline = now + pool.settings.cancel_wait_timeout
+        server.deadline = pool.deadline(pool.settings.cancel_wait_timeout)
         pool.cancel(server)
 
 

@@ -113,6 +113,24 @@ class Pool:
         """Server connections that PostgreSQL may be counting."""
         return len(self.idle) + len(self.working) + len(self.leaving) + self.supply.dialing
 
+    @property
+    def opening(self) -> int:
+        """Servers being prepared for whoever is next."""
+        return sum(
+            server.client is None and server.state is ServerState.PREPARING
+            for server in self.working
+        )
+
+    @property
+    def unused(self) -> bool:
+        """True when it has been without clients for `pool_idle_timeout`."""
+        limit = self.settings.pool_idle_timeout
+        return bool(limit) and not self.clients and self.edge.now() - self.used_at >= limit
+
+    def deadline(self, limit: float) -> float:
+        """Return the time at which a limit of so many seconds ends; 0.0: there is none."""
+        return self.edge.now() + limit if limit else 0.0
+
     def servers(self) -> Iterator[Server]:
         """All servers, in no particular order."""
         yield from self.idle
@@ -232,8 +250,11 @@ class Pool:
         counters.wait_time += now - client.waiting_since
         client.server = server
         server.client = client
+        client.mode = client.limits.pool_mode
         if client.full:
             server.brake(PEER_FULL)
+        if server.full:
+            client.brake(PEER_FULL)
         self.working[server] = None
         server.timed_out = None
         self._prepare(server, client, now)
@@ -258,7 +279,7 @@ class Pool:
             change = f"{change};DISCARD SEQUENCES" if change else "DISCARD SEQUENCES"
         if check or change:
             server.move(ServerState.PREPARING)
-            server.deadline = now + settings.server_connect_timeout
+            server.deadline = self.deadline(settings.server_connect_timeout)
             server.aim = client.wants
             server.start(chores.prepare(check, change))
         else:
@@ -288,6 +309,8 @@ class Pool:
         self.unlink(server, client)
         client.greet(server.parameters)
         self.edge.client_opened(client)
+        if client.next_pool is not None:
+            self.hand_over(client, client.next_pool)
         self.offer(server)
 
     def unlink(self, server: Server, client: Client) -> None:
@@ -312,10 +335,8 @@ class Pool:
             self.counters.query_time += now - server.busy_since
             server.busy_since = 0.0
         server.idle_since = now
-        if server.timed_out is CloseReason.QUERY_TIMEOUT:  # the cancel has done its work
-            server.timed_out = None
-            server.deadline = 0.0
-        mode = client.limits.pool_mode
+        server.cancelled()
+        mode = client.mode
         if server.status != codes.IDLE:
             if mode is PoolMode.STATEMENT:
                 client.fail(
@@ -421,14 +442,14 @@ class Pool:
             self.welcome = None
             self._welcomes.clear()
         self.working[server] = None
-        server.deadline = self.edge.now() + self.settings.server_connect_timeout
+        server.deadline = self.deadline(self.settings.server_connect_timeout)
 
     # -- chores
 
     def chore_over(self, server: Server, failure: chores.Failure) -> None:
         """Go on after a chore: with the client it was for, or the tidied server."""
         client = server.client
-        if failure is None:
+        if failure is None and server.aim is not None:
             server.settings = server.aim
         if self.welcome is None and not server.settings:
             self.welcome = server.parameters
@@ -469,17 +490,18 @@ class Pool:
     def tidy(self, server: Server, mode: PoolMode, reason: CloseReason) -> None:
         """Make an abandoned server clean; cancel what it does unless its client said goodbye."""
         reset = self.settings.server_reset_query if mode is PoolMode.SESSION else ""
+        forgets = reset.upper().startswith(("DISCARD ALL", "RESET ALL"))
         if server.touched or server.pins:
             reset = "DISCARD ALL"
-        if reset:
-            server.aim = session.NONE if "ALL" in reset.upper() else server.settings
+            forgets = True
             server.touched = server.pins = 0
-        elif server.ledger.settled and server.status == codes.IDLE:
+        server.aim = session.NONE if forgets else None
+        if not reset and server.ledger.settled and server.status == codes.IDLE:
             self.offer(server)
             return
         server.move(ServerState.TIDYING)
         if reason is not CloseReason.TERMINATED or self.single_use:
-            server.deadline = self.edge.now() + self.settings.cancel_wait_timeout
+            server.deadline = self.deadline(self.settings.cancel_wait_timeout)
             if server.ledger.owed and not server.ledger.copy_in:
                 self.cancel(server)
         server.start(chores.tidy(server, reset))
@@ -501,7 +523,10 @@ class Pool:
         if server.chore is not None or not server.ledger.settled:
             return
         if server.client is not None and server.state is ServerState.ACTIVE:
+            client = server.client
             self.settled(server)
+            if server.client is client and server.cancels == 0:
+                client.resume()
         elif server.state is ServerState.TIDYING:
             self.offer(server)
 
@@ -511,9 +536,11 @@ class Pool:
         if client.state is ClientState.WAITING:
             if server is None and client.asked is None:
                 self.waiting.remove(client)
-                client.refuse(
-                    PoolerError(codes.QUERY_CANCELED, "canceling statement due to user request")
-                )
+            else:  # being prepared: it goes on, for whoever is next
+                self.unlink(server, client)
+            client.refuse(
+                PoolerError(codes.QUERY_CANCELED, "canceling statement due to user request")
+            )
         elif client.state is ClientState.ACTIVE and server is not None and server.ledger.owed:
             self.cancel(server)
 
@@ -545,7 +572,7 @@ class Pool:
                 self.cancel(server)
             self.close(server, CloseReason.SINGLE_USE if self.single_use else CloseReason.NOT_TIDY)
         else:
-            self.tidy(server, client.limits.pool_mode, reason)
+            self.tidy(server, client.mode, reason)
 
     def close(self, server: Server, reason: CloseReason, text: str = "") -> None:
         """Have a server leave; its place is free when its connection has ended."""
@@ -584,6 +611,7 @@ class Pool:
         self.keeper.forget(client)
         if not left_state and client.state in (ClientState.WAITING, ClientState.GREETING):
             self.waiting.appendleft(client)
+            self._serve()
             self.wake()
         elif server.farewell is not None:  # the server's own words have been passed on
             client.close(CloseReason.SERVER_LOST, server.farewell.get("M", ""))
@@ -652,7 +680,8 @@ class Pool:
         """
         self.ending = (error, reason)
         for client in list(self.clients):
-            if is_idle(client) and client.next_pool is None:
+            logging_in = client.state is ClientState.GREETING
+            if client.next_pool is None and (logging_in or is_idle(client)):
                 client.fail(error, reason)
         self.retire_idle()
 
@@ -683,11 +712,7 @@ class Pool:
         """Close idle servers that are not wanted, the least used first."""
         now = self.edge.now()
         settings = self.settings
-        unused = (
-            settings.pool_idle_timeout
-            and not self.clients
-            and now - self.used_at >= settings.pool_idle_timeout
-        )
+        unused = self.unused
         for server in list(self.idle):
             reason = self._unwanted(server, now)
             if reason is None and unused:

@@ -17,7 +17,7 @@ from pooler.core.errors import ClientFault, CloseReason, PoolerError
 from pooler.core.limits import Gauge, ServerGauge
 from pooler.core.peer import Transport
 from pooler.core.pool import Pool
-from pooler.core.settings import Route, Target
+from pooler.core.settings import PoolSettings, Route, Target
 from pooler.wire import codes
 from pooler.wire.logins import Credential
 
@@ -65,7 +65,12 @@ class Router:
         max_servers: int,
         resolve_auth: Resolve | None = None,
     ) -> None:
-        """Go by another configuration from now on; `resolve_auth` is for `AUTH` pools."""
+        """Go by another configuration from now on; `resolve_auth` is for `AUTH` pools.
+
+        Nothing changes any more once the end has begun.
+        """
+        if self.ending is not None:
+            return
         self._resolve = resolve
         self._resolve_auth = resolve_auth or _nowhere
         self.clients.limit = max_clients
@@ -74,7 +79,7 @@ class Router:
             route = self._route_of(key)
             if route is not None and route.target.user == pool.user:
                 self._limit(route)
-                pool.configure(_target(route, key[2]), route.pool)
+                pool.configure(_target(route, key[2]), _settings(route, key[2]))
         for key, pool in list(self.pools.items()):
             for client in list(pool.clients):
                 self._reroute(client, pool, key[2])
@@ -91,6 +96,7 @@ class Router:
             return
         self._limit(route)
         client.limits = route.session
+        client.next_pool = None
         if route.target.user != pool.user:
             pool.hand_over(client, self.pool(route, replication))
 
@@ -126,7 +132,7 @@ class Router:
             pool = self.pools[key] = Pool(
                 (route.database, route.target.user),
                 _target(route, replication),
-                route.pool if not replication else replace(route.pool, min_pool_size=0),
+                _settings(route, replication),
                 self.edge,
                 self.keys,
                 self.shelf,
@@ -156,7 +162,8 @@ class Router:
         now = self.edge.now()
         for key, pool in list(self.pools.items()):
             warm = pool.settings.min_pool_size and pool.ending is None
-            if pool.empty and not warm and now - pool.used_at >= FORGET_AFTER:
+            old = pool.empty and not warm and now - pool.used_at >= FORGET_AFTER
+            if old and not self._awaited(pool):
                 del self.pools[key]
                 for gauge in pool.gauges:
                     gauge.pools.remove(pool)
@@ -166,6 +173,11 @@ class Router:
         for name, servers in list(self._server_gauges.items()):
             if not servers.pools:
                 del self._server_gauges[name]
+
+    def _awaited(self, pool: Pool) -> bool:
+        """Return whether a client moves there when its transaction ends."""
+        others = self.pools.values()
+        return any(client.next_pool is pool for other in others for client in other.clients)
 
     # -- clients
 
@@ -250,6 +262,10 @@ def _target(route: Route, replication: str) -> Target:
         return route.target
     startup = (*route.target.startup, ("replication", replication))
     return replace(route.target, startup=startup)
+
+
+def _settings(route: Route, replication: str) -> PoolSettings:
+    return replace(route.pool, min_pool_size=0) if replication else route.pool
 
 
 def _removed() -> PoolerError:

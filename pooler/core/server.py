@@ -107,7 +107,7 @@ class Server(Peer):
         self.parameters = pool.shelf.shared(parameters)  # as reported, by its own spelling
         self.base = session.NONE  # what it has of itself, by lower-case name; see `rebase`
         self.settings = session.NONE  # set on it since it was opened
-        self.aim = session.NONE  # what its chore sets
+        self.aim: session.Settings | None = None  # what its chore sets, if anything
         self.touched = 0  # hints: what its client may have changed since that was known
         self.excused = False  # a SET LOCAL is under way, and nothing else
         self.last_client = 0  # the number of the client that used it last
@@ -232,14 +232,15 @@ class Server(Peer):
             client = self.client  # one of our own may have left over what it was told
         elif self.answer is not None and len(self.answer) <= truth.ANSWER_LIMIT:
             self.answer += data
-        if self.ledger.settled and at == len(data) and not self._cutter.left and not self._tail:
+        if self.state is not ServerState.ACTIVE and self.farewell is not None:
+            self.pool.server_broke(self, "")
+        elif self.ledger.settled and at == len(data) and not self._cutter.left and not self._tail:
             if self.chore is not None:
                 self._resume_chore()
             elif client is not None:
                 self.pool.settled(self)
         elif client is None and (
             self.ledger.unsure
-            or self.farewell
             # the rest of a message that nobody asked for would go to the next client
             or (self.state is ServerState.IDLE and self._cutter.left)
         ):
@@ -304,6 +305,7 @@ class Server(Peer):
             now = self.pool.edge.now()
             counters.query_time += now - self.busy_since
             self.busy_since = now
+            self.cancelled()
 
     def _notified(self, message: bytes, at: int) -> None:
         """Note a notification for the client: its sender is to be who that says it is."""
@@ -358,6 +360,12 @@ class Server(Peer):
     def connection_lost(self, error: BaseException | None) -> None:
         """The connection has ended, by whoever's doing."""
         self.pool.server_gone(self)
+
+    def cancelled(self) -> None:
+        """Forget a query_timeout when its query is over: the cancel has done its work."""
+        if self.timed_out is CloseReason.QUERY_TIMEOUT:
+            self.timed_out = None
+            self.deadline = 0.0
 
     # -- leaving
 

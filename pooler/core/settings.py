@@ -7,6 +7,8 @@ the meaning is the same. Nothing here knows YAML, files or the environment.
 from dataclasses import dataclass, field
 from enum import Enum
 
+from pooler.wire.logins import ChannelBinding
+
 
 class PoolMode(Enum):
     """When a server goes back to its pool."""
@@ -63,8 +65,8 @@ class TargetTls:
     sslmode: SslMode = SslMode.DISABLE
     sslnegotiation: str = "postgres"
     """"postgres": asked for by an SSLRequest; "direct": TLS from the first byte."""
-    channel_binding: str = "prefer"
-    """"disable", "prefer" or "require": SCRAM-SHA-256-PLUS, as libpq's option."""
+    channel_binding: ChannelBinding = "prefer"
+    """SCRAM-SHA-256-PLUS, as libpq's option."""
     ca_file: str = ""
     crl_file: str = ""
     cert_file: str = ""

@@ -40,7 +40,7 @@ class Supply:
         self.failing_since = 0.0  # 0.0: the last attempt did not fail
         self.last_error: ServerFault | None = None
         self._failed_at = 0.0
-        self._allowance = 0.0  # dials that the rate allows now
+        self._allowance = float(DIALS_AT_ONCE)  # dials that the rate allows now
         self._allowance_at = pool.edge.now()
 
     def retarget(self, before: Target) -> None:
@@ -79,10 +79,11 @@ class Supply:
         if room <= 0:
             return 0
         want = 0
-        if pool.ending is None and not self._lacks_secret:
+        if pool.ending is None and not pool.unused and not self._lacks_secret:
             want = min(settings.min_pool_size, size) - (pool.total - len(pool.leaving))
         if waits:
-            want = max(want, pool.count_waiting(room + self.dialing) - self.dialing)
+            coming = self.dialing + pool.opening
+            want = max(want, pool.count_waiting(room + coming) - coming)
         return max(0, min(want, room))
 
     def dial(self) -> Host | None:
@@ -98,7 +99,7 @@ class Supply:
             return None
         for gauge in pool.gauges:
             if gauge.full:
-                if pool.someone_waits():
+                if pool.someone_waits() and self.hosts.ready(now):
                     gauge.make_room(pool)
                 return None
         host = self.hosts.pick(now)

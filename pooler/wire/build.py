@@ -44,6 +44,9 @@ def cancel_request(pid: int, secret: bytes) -> bytes:
     return struct.pack("!III", 12 + len(secret), codes.CANCEL_REQUEST, pid) + secret
 
 
+SSL_REQUEST = struct.pack("!II", 8, codes.SSL_REQUEST)
+
+
 # -- as a client
 
 

@@ -8,8 +8,10 @@ A dialogue yields either `bytes` to write or a request, and is resumed with the 
     Message                         (kind, body) of the next message
     Find(user, database, ...)       the `Account`; or an exception is thrown in, which comes out
     Check(ask, password)            what `ask` says of the password: "", or why it is wrong
+    Silence                         None, unless something has come
+    StartTls                        `Secured`, once all that follows is encrypted
 
-`Packet.take` and `Message.take` cut the answer from the bytes received so far, and raise as soon
+`take` of a request cuts the answer from the bytes received so far, and raises as soon
 as those cannot become one: a driver waits for no more than it must. Bytes behind the answer are
 the next request's, and behind the last one the session's.
 
@@ -49,6 +51,8 @@ Random: TypeAlias = Callable[[int], bytes]
 """Returns that many random bytes; `secrets.token_bytes`, but for tests."""
 
 SERVER_LIMIT: Final = 65_535  # bytes of a server's message during login; libpq: 30,000 for errors
+ALPN: Final = "postgresql"
+_HANDSHAKE: Final = b"\x16"  # a TLS record of a handshake begins with it
 SERVER_MESSAGES: Final = 1_000  # in one login: some dozens are usual, login triggers may add some
 
 
@@ -82,9 +86,13 @@ class Packet:
 
     limit: int = codes.STARTUP_LIMIT
     """Bytes of body at most."""
+    or_tls: bool = False
+    """In its place a TLS handshake may begin; the answer is then b"", and nothing is taken."""
 
     def take(self, data: bytes | bytearray) -> tuple[bytes, int] | None:
         """Return the packet's body and its length on the wire; None: more has to come."""
+        if self.or_tls and data[:1] == _HANDSHAKE:  # as a length, it would be over any limit
+            return b"", 0
         if len(data) < 4:
             return None
         size = int.from_bytes(data[:4], "big")
@@ -124,6 +132,54 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class Byte:
+    """One byte, please: the answer to an SSLRequest has no more."""
+
+    def take(self, data: bytes | bytearray) -> tuple[bytes, int] | None:
+        """Return it; None: it has to come."""
+        return (bytes(data[:1]), 1) if data else None
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """Nothing may have come yet: it would be taken for something that was said encrypted.
+
+    CVE-2021-23214, CVE-2021-23222.
+    """
+
+    text: str
+    """Of the error when something has come."""
+
+    def take(self, data: bytes | bytearray) -> tuple[None, int]:
+        """Return at once."""
+        if data:
+            raise LoginFailed(
+                codes.PROTOCOL_VIOLATION, self.text, "a faulty driver, or a man in the middle"
+            )
+        return None, 0
+
+
+@dataclass(frozen=True, slots=True)
+class StartTls:
+    """All that follows encrypted, please. Where that fails, the dialogue is closed."""
+
+    direct: bool = False
+    """Without having asked: what has been received already is part of the handshake."""
+
+
+@dataclass(frozen=True, slots=True)
+class Secured:
+    """The answer to `StartTls`."""
+
+    binding: bytes = b""
+    """The server's certificate as `tls-server-end-point` has it; b"" where it cannot be bound."""
+    alpn: str | None = None
+    """The protocol both sides have agreed upon."""
+    verified: bool = False
+    """The other end has shown a certificate, and it was found to be right."""
+
+
+@dataclass(frozen=True, slots=True)
 class Find:
     """Who is this, please, and how must he prove it?"""
 
@@ -153,7 +209,9 @@ class Check:
     password: str = field(repr=False)
 
 
-Request: TypeAlias = Packet | Message | Find | Check
+Taken: TypeAlias = Packet | Message | Byte | Silence
+"""Requests that are answered from the bytes received, by their `take`."""
+Request: TypeAlias = Taken | StartTls | Find | Check
 _T = TypeVar("_T")
 Dialogue: TypeAlias = Generator[bytes | Request, Any, _T]
 
@@ -177,8 +235,24 @@ class Login:
     """What would log him in at a server that knows him by the same secret."""
 
 
+@dataclass(frozen=True, slots=True)
+class Encryption:
+    """What a client may have and must have."""
+
+    offered: bool = False
+    required: bool = False
+    certificate: bool = False
+    """Of its own; for cancel requests, which change nothing that they cannot prove, neither."""
+
+
+NO_ENCRYPTION: Final = Encryption()
+
+
 def client_login(
-    random: Random, key: bytes, keyring: scram.Keyring | None = None
+    random: Random,
+    key: bytes,
+    keyring: scram.Keyring | None = None,
+    encryption: Encryption = NO_ENCRYPTION,
 ) -> Dialogue[Login | CancelRequest]:
     """Lead a client to its login, or return its CancelRequest.
 
@@ -189,7 +263,7 @@ def client_login(
     and ReadyForQuery. It writes a LoginFailed's text as a FATAL ErrorResponse and closes.
     """
     try:
-        first = yield from _first_packet()
+        first, secured = yield from _first_packet(encryption.offered)
         if isinstance(first, CancelRequest):
             return first
         minor = min(first.minor, codes.NEWEST_MINOR)
@@ -205,8 +279,15 @@ def client_login(
                 "no PostgreSQL user name specified in startup packet",
             )
         database = parameters.get("database", "") or user
+        if encryption.required and secured is None:
+            raise LoginFailed(codes.INVALID_AUTHORIZATION, "SSL required")
+        if encryption.certificate and not (secured and secured.verified):
+            raise LoginFailed(
+                codes.INVALID_AUTHORIZATION, "connection requires a valid client certificate"
+            )
         account: Account = yield Find(user, database, parameters)
-        proven = yield from _check(user, account, random, key, keyring or scram.Keyring())
+        bound = secured.binding if secured else b""
+        proven = yield from _check(user, account, random, key, keyring or scram.Keyring(), bound)
         return Login(user, database, parameters, minor, *proven)
     except parse.UnsupportedVersion as version:
         raise LoginFailed(codes.FEATURE_NOT_SUPPORTED, str(version)) from None
@@ -214,18 +295,37 @@ def client_login(
         raise LoginFailed(codes.PROTOCOL_VIOLATION, str(broken)) from None
 
 
-def _first_packet() -> Dialogue[parse.Startup | CancelRequest]:
-    refused: list[int] = []
+def _first_packet(offered: bool) -> Dialogue[tuple[parse.Startup | CancelRequest, Secured | None]]:
+    """Return the first packet that is no request for encryption, and what such a one led to."""
+    asked: list[int] = []
+    secured: Secured | None = None
     while True:
-        body: bytes = yield Packet()
+        body: bytes = yield Packet(or_tls=offered and not asked)
+        if not body:
+            secured = yield StartTls(direct=True)
+            if secured.alpn != ALPN:
+                raise LoginFailed(
+                    codes.PROTOCOL_VIOLATION,
+                    "received direct SSL connection request without ALPN protocol negotiation "
+                    "extension",
+                )
+            asked.append(codes.SSL_REQUEST)
+            continue
         packet = parse.first_packet(body)
         if not isinstance(packet, parse.EncryptionRequest):
-            return packet
+            return packet, secured
         code = packet.code
-        if code in refused:
+        if code in asked:
             raise parse.UnsupportedVersion(code)  # as PostgreSQL reads a second request
-        refused.append(code)
-        yield b"N"
+        asked.append(code)
+        if code == codes.SSL_REQUEST and offered:
+            yield Silence("received unencrypted data after SSL request")
+            yield b"S"
+            secured = yield StartTls()
+        else:
+            yield b"N"
+            what = "SSL" if code == codes.SSL_REQUEST else "GSSAPI encryption"
+            yield Silence(f"received unencrypted data after {what} request")
 
 
 def _wrong_password(user: str, cause: str) -> LoginFailed:
@@ -235,7 +335,7 @@ def _wrong_password(user: str, cause: str) -> LoginFailed:
 
 
 def _check(
-    user: str, account: Account, random: Random, key: bytes, keyring: scram.Keyring
+    user: str, account: Account, random: Random, key: bytes, keyring: scram.Keyring, bound: bytes
 ) -> Dialogue[tuple[Method, Credential | None]]:
     """Have the client prove who he is; return the method used and what it yields."""
     secret = account.secret or None  # an empty password is none, as in PostgreSQL
@@ -249,7 +349,7 @@ def _check(
     if account.method == "md5" and kind is not passwords.Kind.SCRAM:
         yield from _check_md5(user, secret, random, key)
         return "md5", secret
-    keys = yield from _check_scram(user, secret, random, key, keyring)
+    keys = yield from _check_scram(user, secret, random, key, keyring, bound)
     return "scram-sha-256", secret if kind is passwords.Kind.PLAIN else keys
 
 
@@ -296,15 +396,28 @@ def _check_md5(user: str, secret: str | None, random: Random, key: bytes) -> Dia
 
 
 def _check_scram(
-    user: str, secret: str | None, random: Random, key: bytes, keyring: scram.Keyring
+    user: str, secret: str | None, random: Random, key: bytes, keyring: scram.Keyring, bound: bytes
 ) -> Dialogue[scram.Keys | None]:
-    yield build.sasl_mechanisms([scram.MECHANISM])
+    # The flags that each mechanism may come with: a client that could bind but believes that we
+    # cannot ("y") has been told so by somebody in between.
+    offer: dict[str, tuple[str, ...]] = {scram.MECHANISM: ("n", "y")}
+    if bound:
+        offer = {scram.MECHANISM_PLUS: (scram.BINDS,), scram.MECHANISM: ("n",)}
+    yield build.sasl_mechanisms(offer)
     body = yield from _from_client("SASL response")
     mechanism, response = parse.sasl_initial_response(body)
-    if mechanism != scram.MECHANISM:
+    if mechanism not in offer:
         raise Malformed("client selected an invalid SASL authentication mechanism")
+    if bound and mechanism == scram.MECHANISM:
+        if response[:1] == b"y":
+            raise LoginFailed(
+                codes.INVALID_AUTHORIZATION,
+                "SCRAM channel binding negotiation error",
+                "the client was not told that it could bind to our certificate",
+            )
+        bound = b""
     verifier, cause = _verifier(user, secret, key, keyring)
-    exchange = scram.ServerExchange(verifier, random(scram.NONCE_SIZE))
+    exchange = scram.ServerExchange(verifier, random(scram.NONCE_SIZE), offer[mechanism], bound)
     yield build.authentication(codes.AUTH_SASL_CONTINUE, exchange.first(response))
     body = yield from _from_client("SASL response")
     final = exchange.final(body)
@@ -333,6 +446,51 @@ def _verifier(
 # -- we log in to a server: we are the client
 
 
+Asking: TypeAlias = Literal["not", "try", "must", "direct"]
+"""How to ask a server for TLS: not at all; take a no for an answer; or do not; or begin with it."""
+ChannelBinding: TypeAlias = Literal["disable", "prefer", "require"]
+
+
+def negotiate(asking: Asking) -> Dialogue[Secured | None]:
+    """Encrypt a connection to a server, if it may or must be; None: it is in the clear."""
+    if asking == "not":
+        return None
+    secured: Secured
+    if asking == "direct":
+        secured = yield StartTls(direct=True)
+        if secured.alpn != ALPN:
+            raise LoginFailed(
+                codes.CONNECTION_FAILURE,
+                "direct SSL connection was established without ALPN protocol negotiation extension",
+            )
+        return secured
+    yield build.SSL_REQUEST
+    answer: bytes = yield Byte()
+    if answer == b"S":
+        yield Silence("received unencrypted data after SSL response")
+        secured = yield StartTls()
+        return secured
+    if answer == b"N":
+        if asking == "must":
+            raise LoginFailed(
+                codes.CONNECTION_FAILURE, "server does not support SSL, but SSL was required"
+            )
+        return None
+    if answer == b"E":  # its words are nobody's yet: CVE-2024-10977
+        raise LoginFailed(
+            codes.CONNECTION_FAILURE, "server sent an error response during SSL exchange"
+        )
+    raise LoginFailed(
+        codes.PROTOCOL_VIOLATION, f"received invalid response to SSL negotiation: {answer!r}"
+    )
+
+
+def cancel(asking: Asking, pid: int, secret: bytes) -> Dialogue[None]:
+    """Send a CancelRequest; there is no answer to it but the end of the connection."""
+    yield from negotiate(asking)
+    yield build.cancel_request(pid, secret)
+
+
 @dataclass(frozen=True, slots=True)
 class Welcome:
     """What a server told us before its first ReadyForQuery."""
@@ -353,8 +511,10 @@ def server_login(
     random: Random,
     version: int = codes.PROTOCOL_3_0,
     keyring: scram.Keyring | None = None,
+    asking: Asking = "not",
+    binding: ChannelBinding = "prefer",
 ) -> Dialogue[Welcome]:
-    """Log in to a server, from the StartupMessage to its ReadyForQuery.
+    """Log in to a server, from the SSLRequest or StartupMessage to its ReadyForQuery.
 
     `parameters` are the StartupMessage's besides the user; `secret` is the password, or an md5
     secret, which answers an md5 request only, or a client's SCRAM keys, which answer a server
@@ -363,13 +523,50 @@ def server_login(
     """
     said = _Server()
     try:
+        secured = yield from negotiate(asking)
+        bound = _Binding(secured is not None, secured.binding if secured else b"", binding)
         yield build.startup([("user", user), *parameters], version)
         minor = yield from _authenticate(
-            said, user, secret, random, version & 0xFFFF, keyring or scram.Keyring()
+            said, user, secret, random, version & 0xFFFF, keyring or scram.Keyring(), bound
         )
         return (yield from _welcome(said, minor))
     except Malformed as broken:
         raise LoginFailed(codes.PROTOCOL_VIOLATION, f"bad answer to our login: {broken}") from None
+
+
+class _Binding:
+    """How our proof is bound to the server's certificate, and whether it has to be."""
+
+    def __init__(self, encrypted: bool, bound: bytes, binding: ChannelBinding) -> None:
+        self.encrypted = encrypted
+        self.bound = b"" if binding == "disable" else bound
+        self.required = binding == "require"
+
+    def insist(self, text: str) -> None:
+        """Fail where binding is required."""
+        if self.required:
+            raise LoginFailed(codes.CONNECTION_FAILURE, text)
+
+    def mechanism(self, offered: tuple[str, ...]) -> tuple[str, str, bytes]:
+        """Return the mechanism to use, its GS2 flag, and what is bound."""
+        if scram.MECHANISM_PLUS in offered:
+            if not self.encrypted:
+                raise LoginFailed(
+                    codes.PROTOCOL_VIOLATION,
+                    "server offered SCRAM-SHA-256-PLUS authentication over a non-SSL connection",
+                )
+            if self.bound:
+                return scram.MECHANISM_PLUS, scram.BINDS, self.bound
+        self.insist(
+            "channel binding is required, but server did not offer an authentication method that "
+            "supports channel binding"
+        )
+        if scram.MECHANISM not in offered:
+            raise LoginFailed(
+                codes.FEATURE_NOT_SUPPORTED,
+                f"none of the server's SASL mechanisms is supported: {', '.join(offered)}",
+            )
+        return scram.MECHANISM, "y" if self.bound else "n", b""
 
 
 class _Server:
@@ -406,6 +603,7 @@ def _authenticate(
     random: Random,
     minor: int,
     keyring: scram.Keyring,
+    binding: _Binding,
 ) -> Dialogue[int]:
     """Prove who we are; return the minor version in force."""
     kind, body = yield from said.message(b"Rv", "authentication request")
@@ -417,7 +615,14 @@ def _authenticate(
         kind, body = yield from said.message(b"R", "authentication request")
     request, data = parse.authentication(body)
     if request == codes.AUTH_OK:
+        binding.insist(
+            "channel binding required, but server authenticated client without channel binding"
+        )
         return minor
+    if request != codes.AUTH_SASL:
+        binding.insist(
+            "channel binding required but not supported by server's authentication request"
+        )
     if request not in _METHODS:
         raise LoginFailed(
             codes.FEATURE_NOT_SUPPORTED,
@@ -432,7 +637,7 @@ def _authenticate(
         )
     if request == codes.AUTH_SASL:
         try:
-            yield from _prove(said, secret, random, data, keyring)
+            yield from _prove(said, secret, random, data, keyring, binding)
         except scram.DifferentVerifier:
             raise LoginFailed(
                 codes.INVALID_PASSWORD,
@@ -468,16 +673,17 @@ def _kind(secret: Credential | None) -> str:
 
 
 def _prove(
-    said: _Server, secret: Credential, random: Random, offer: bytes, keyring: scram.Keyring
+    said: _Server,
+    secret: Credential,
+    random: Random,
+    offer: bytes,
+    keyring: scram.Keyring,
+    binding: _Binding,
 ) -> Dialogue[None]:
-    offered = parse.sasl_mechanisms(offer)
-    if scram.MECHANISM not in offered:
-        raise LoginFailed(
-            codes.FEATURE_NOT_SUPPORTED,
-            f"none of the server's SASL mechanisms is supported: {', '.join(offered)}",
-        )
-    exchange = scram.ClientExchange(secret, random(scram.NONCE_SIZE), keyring=keyring)
-    yield build.sasl_initial_response(scram.MECHANISM, exchange.first())
+    mechanism, flag, bound = binding.mechanism(parse.sasl_mechanisms(offer))
+    nonce = random(scram.NONCE_SIZE)
+    exchange = scram.ClientExchange(secret, nonce, flag=flag, bound=bound, keyring=keyring)
+    yield build.sasl_initial_response(mechanism, exchange.first())
     challenge = yield from said.authentication(codes.AUTH_SASL_CONTINUE)
     yield build.sasl_response(exchange.final(challenge))
     final = yield from said.authentication(codes.AUTH_SASL_FINAL)

@@ -23,6 +23,9 @@ from typing import Final
 from pooler.wire.parse import Malformed
 
 MECHANISM: Final = "SCRAM-SHA-256"
+MECHANISM_PLUS: Final = "SCRAM-SHA-256-PLUS"
+BINDS: Final = "p=tls-server-end-point"
+"""The GS2 flag of the one channel binding that PostgreSQL has (RFC 5929)."""
 ITERATIONS: Final = 4096  # scram_iterations' default
 ITERATIONS_LIMIT: Final = 1_000_000  # about half a second: what a server may make us compute
 KEY_SIZE: Final = 32  # bytes of a SHA-256

@@ -52,7 +52,7 @@ FIRST = {
     "no terminator": (_startup(3 << 16, b"user\0app\0"), "08P01"),
     "data behind": (_startup(3 << 16, b"user\0app\0\0more"), "08P01"),
     "half a pair": (_startup(3 << 16, b"user\0app\0database\0"), "08P01"),
-    "two SSLRequests": (rawclient.SSL_REQUEST * 2, "0A000"),
+    "two SSLRequests": (rawclient.SSL_REQUEST * 2, "08P01"),
     "a long SSLRequest": (_startup(80877103, b"more"), "08P01"),
     "a short cancel": (_startup(80877102, b"\0"), "08P01"),
     "a wrong cancel": (rawclient.cancel_request(1, b"abcd"), ""),

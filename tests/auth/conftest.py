@@ -11,7 +11,7 @@ from tests.support.pooler import Pooler
 from tests.support.postgres import PASSWORDS, Postgres
 
 MakeRole = Callable[..., str]
-PassThrough = Callable[..., Pooler]
+Asking = Callable[..., Pooler]
 
 
 def alter(postgres: Postgres, statement: str, *parts: Composable) -> None:

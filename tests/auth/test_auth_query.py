@@ -1,7 +1,6 @@
 """auth_query: users who are not in the configuration, asked for in the database."""
 
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -9,14 +8,13 @@ import psycopg
 import pytest
 from psycopg.sql import Identifier, Literal
 
-from tests.auth.conftest import MakeRole, alter, set_password
+from tests.auth.conftest import Asking, MakeRole, alter, set_password
 from tests.conftest import RunWithConfig
 from tests.support.pooler import Pooler
 from tests.support.postgres import PASSWORDS, Postgres
 from tests.support.rawclient import RawClient, ServerError
 from tests.support.waiting import wait_until
 
-Asking = Callable[..., Pooler]
 WRONG = 'password authentication failed for user "{}"'
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -48,8 +49,8 @@ def shared_poolers(
     """What `shared_pooler` needs; the poolers are judged here, as `Pooler.close` does."""
     poolers: dict[str, Pooler] = {}
     yield tmp_path_factory.mktemp("shared"), base_config(postgres), poolers
-    for pooler in poolers.values():
-        pooler.close()
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(Pooler.close, poolers.values()))
 
 
 @pytest.fixture

@@ -133,7 +133,7 @@ def test_doctor_says_what_is_wrong(tmp_path: Path, postgres: Postgres) -> None:
             "database": {**server, "dbname": "nowhere"},
             "port": {**server, "port": 1},
             "size": {**server, "pool_size": 5000},
-        }
+        },
     }
     done = run("doctor", write(tmp_path, config))
     assert done.returncode == 1

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
-from pooler.wire.logins import Account, Dialogue, Find, Message, Packet
+from pooler.wire.logins import Account, Dialogue, Find, Taken
 
 KEY = b"the key that mock salts hang on"
 
@@ -56,7 +56,7 @@ class Side:
                 assert self.who is not None
                 self._step(self.who(request))
             else:
-                assert isinstance(request, Packet | Message)
+                assert isinstance(request, Taken)
                 try:
                     taken = request.take(self.inbox)
                 except Exception as error:

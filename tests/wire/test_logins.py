@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from pooler.wire import build, codes, passwords, scram
 from pooler.wire.logins import (
+    NO_ENCRYPTION,
     SERVER_MESSAGES,
     Account,
     Credential,
+    Encryption,
     Find,
     Login,
     LoginFailed,
@@ -53,9 +55,9 @@ def stored(kind: Kind | None) -> str | None:
     }[kind]
 
 
-def as_server(account: Account, key: bytes = KEY) -> Side:
+def as_server(account: Account, key: bytes = KEY, encryption: Encryption = NO_ENCRYPTION) -> Side:
     """Our side of a client's login, which finds that account."""
-    return Side(client_login(counting(), key), lambda _: account)
+    return Side(client_login(counting(), key, None, encryption), lambda _: account)
 
 
 def as_client(secret: Credential | None, version: int = codes.PROTOCOL_3_0) -> Side:
@@ -275,7 +277,9 @@ def test_encryption_is_declined_once_each() -> None:
 @pytest.mark.parametrize("request_", [SSL, GSSENC])
 def test_encryption_asked_for_twice(request_: bytes) -> None:
     server = as_server(Account("trust"))
-    server.feed(request_ * 2)
+    server.feed(request_)
+    assert server.said() == b"N"
+    server.feed(request_)
     error = fails(server)
     assert error.sqlstate == codes.FEATURE_NOT_SUPPORTED
     assert error.text == (
@@ -284,11 +288,25 @@ def test_encryption_asked_for_twice(request_: bytes) -> None:
     )
 
 
-@pytest.mark.parametrize("before", [b"", SSL, GSSENC + SSL])
+@pytest.mark.parametrize("offered", [False, True])
+@pytest.mark.parametrize(("request_", "what"), [(SSL, "SSL"), (GSSENC, "GSSAPI encryption")])
+def test_said_in_the_clear_behind_a_request(request_: bytes, what: str, offered: bool) -> None:
+    """CVE-2021-23214."""
+    server = as_server(Account("trust"), encryption=Encryption(offered=offered))
+    server.feed(request_ + HELLO)
+    assert server.said() == (b"" if offered and what == "SSL" else b"N")
+    error = fails(server)
+    assert error.sqlstate == codes.PROTOCOL_VIOLATION
+    assert error.text == f"received unencrypted data after {what} request"
+
+
+@pytest.mark.parametrize("before", [(), (SSL,), (GSSENC, SSL)])
 @pytest.mark.parametrize("secret", [b"four", b"k" * 32])
-def test_cancel_request(before: bytes, secret: bytes) -> None:
+def test_cancel_request(before: tuple[bytes, ...], secret: bytes) -> None:
     server = as_server(Account("trust"))
-    server.feed(before + build.cancel_request(7, secret))
+    for request in before:
+        server.feed(request)
+    server.feed(build.cancel_request(7, secret))
     assert server.outcome() == CancelRequest(7, secret)
     assert server.asked == []
 

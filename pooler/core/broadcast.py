@@ -1,0 +1,187 @@
+"""LISTEN for many clients on one server connection of their pool.
+
+A client's LISTEN runs on the server it has, in its transaction, as it always did; the server is
+pinned by it (see `keeper`). Then the pool's ear, a session-mode client of our own, listens to the
+same channels. When PostgreSQL has acknowledged that, the first server stops listening and is free.
+For a moment both listen: what the client got from its server is not given to it a second time.
+
+The ear hears in PostgreSQL's order and passes on in that order, to a client only between its
+transactions, as a server would. When its connection is lost, all who listen are warned that
+something may have been missed, and a new ear listens.
+"""
+
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from pooler.core import session
+from pooler.core.client import Client
+from pooler.core.errors import CloseReason
+from pooler.core.inner import Inner
+from pooler.core.settings import PoolMode, SessionSettings
+from pooler.wire import build, codes, parse
+
+if TYPE_CHECKING:
+    from pooler.core.pool import Pool
+
+RETRY: Final = 0.5
+"""Seconds before a lost ear is replaced."""
+
+_EAR: Final = SessionSettings(pool_mode=PoolMode.SESSION)
+
+
+class Broadcast:
+    """Who listens to what in one pool."""
+
+    def __init__(self, pool: "Pool") -> None:
+        self._pool = pool
+        self._listeners: dict[str, dict[Client, None]] = {}  # by channel
+        self._heard: set[str] = set()  # channels that the ear listens to
+        self._ear: _Ear | None = None
+        self._retry_at = 0.0
+
+    @property
+    def possible(self) -> bool:
+        """False where the ear would take the pool's only server."""
+        return self._pool.settings.pool_size > 1
+
+    @property
+    def channels(self) -> int:
+        """Return how many channels somebody listens to."""
+        return len(self._listeners)
+
+    def listen(self, client: Client, channels: frozenset[str]) -> None:
+        """Have the ear listen to these too; the client's server is asked again once it does."""
+        client.listening |= channels
+        for channel in channels:
+            self._listeners.setdefault(channel, {})[client] = None
+        if channels <= self._heard:
+            self._pool.keeper.recheck(client)
+        else:
+            self._attend()
+
+    def hears(self, channels: frozenset[str]) -> bool:
+        """Return whether the ear listens to all of these."""
+        return channels <= self._heard
+
+    def unlisten(self, client: Client, channels: frozenset[str] | None = None) -> None:
+        """Have the client hear no more of these channels; None: of any."""
+        gone = client.listening if channels is None else client.listening & channels
+        client.listening -= gone
+        for channel in gone:
+            listeners = self._listeners[channel]
+            del listeners[client]
+            if not listeners:
+                del self._listeners[channel]
+        if gone:
+            self._attend()
+
+    def tick(self, now: float) -> None:
+        """Replace a lost ear, in its time."""
+        if self._ear is None and self._listeners and now >= self._retry_at:
+            self._attend()
+
+    def _attend(self) -> None:
+        """Bring what the ear listens to in line with what somebody wants to hear."""
+        if self._ear is not None:
+            self._ear.attend(frozenset(self._listeners))
+        elif self._listeners and self._pool.edge.now() >= self._retry_at:
+            self._ear = _Ear(self)
+            self._ear.attend(frozenset(self._listeners))
+            self._ear.enter(self._pool)
+
+    # -- for the ear
+
+    def attending(self, channels: frozenset[str]) -> None:
+        """The ear has listened to these channels, and to no others, from now on."""
+        new = channels - self._heard
+        self._heard = set(channels)
+        for client in {c for channel in new for c in self._listeners.get(channel, ())}:
+            self._pool.keeper.recheck(client)
+        self._attend()
+
+    def heard(self, body: bytes) -> None:
+        """Pass a NotificationResponse's body on to all who listen."""
+        channel = parse.text(body[4 : body.find(b"\0", 4)])
+        listeners = self._listeners.get(channel)
+        if not listeners:
+            return
+        sender = self._pool.sender(int.from_bytes(body[:4], "big"))
+        message = build.message(codes.NOTIFICATION_RESPONSE, sender.to_bytes(4, "big") + body[4:])
+        for client in list(listeners):
+            client.notify(message)
+
+    def lost(self) -> None:
+        """The ear's connection is gone: say so, and try again soon."""
+        self._ear = None
+        self._heard.clear()
+        self._retry_at = self._pool.edge.now() + RETRY
+        warning = build.warning(
+            codes.CONNECTION_FAILURE,
+            "the connection that listens for notifications was lost",
+            hint="Notifications may have been missed. It is being restored.",
+        )
+        for client in {c for listeners in self._listeners.values() for c in listeners}:
+            client.notify(warning)
+
+
+class _Ear(Inner):
+    """The client that listens."""
+
+    def __init__(self, broadcast: Broadcast) -> None:
+        super().__init__()
+        self._broadcast = broadcast
+        self._client: Client | None = None
+        self._wanted: frozenset[str] = frozenset()
+        self._asked: deque[frozenset[str]] = deque()  # sets of channels, acknowledgement awaited
+        self._has: frozenset[str] = frozenset()
+        self._greeted = False
+
+    def enter(self, pool: "Pool") -> None:
+        """Join the pool."""
+        now = pool.edge.now()
+        client = Client(
+            self,
+            "listen",
+            pool,
+            0,
+            pool.database,
+            pool.user,
+            _EAR,
+            0,
+            session.NONE,
+            (),
+            now,
+        )
+        pool.enter(client)
+        self._client = client
+        self.attend(self._wanted)
+
+    def attend(self, channels: frozenset[str]) -> None:
+        """Listen to these channels, and to no others."""
+        self._wanted = channels
+        client = self._client
+        if client is None or self._asked or channels == self._has:
+            return
+        sql = [f"LISTEN {session.identifier(name)}" for name in sorted(channels - self._has)]
+        sql += [f"UNLISTEN {session.identifier(name)}" for name in sorted(self._has - channels)]
+        self._asked.append(channels)
+        client.data_received(build.query(";".join(sql)))
+
+    def take(self, kind: int, body: bytes) -> None:
+        """Read what the server says."""
+        if kind == codes.NOTIFICATION_RESPONSE:
+            self._broadcast.heard(body)
+        elif kind == codes.ERROR_RESPONSE:
+            self._asked.clear()
+            if self._client is not None:
+                self._client.close(CloseReason.TERMINATED)
+        elif kind == codes.READY_FOR_QUERY and not self._greeted:
+            self._greeted = True  # what was asked meanwhile comes now
+        elif kind == codes.READY_FOR_QUERY and self._asked:
+            self._has = self._asked.popleft()
+            self._broadcast.attending(self._has)
+
+    def ended(self) -> None:
+        """The server is gone, or would not listen."""
+        self._client = None
+        self._broadcast.lost()

@@ -1,0 +1,67 @@
+"""The transport of a client within this process: what the client would be told is taken here.
+
+A client of our own goes through its pool as any other does, so that limits, waiting, back-off,
+reloads and TLS are the pool's and need no second way.
+"""
+
+from typing import Any, Final
+
+from pooler.wire import codes
+
+MESSAGE_LIMIT: Final = 65_536
+"""Bytes of a message that is read whole. What we ask for is small."""
+
+
+class Inner:
+    """Cuts what is written to it into messages; subclasses `take` them, and hear of the end."""
+
+    def __init__(self) -> None:
+        self._received = bytearray()
+        self._closed = False
+
+    def take(self, kind: int, body: bytes) -> None:
+        """Read one message."""
+        raise NotImplementedError
+
+    def ended(self) -> None:
+        """The client was closed."""
+        raise NotImplementedError
+
+    # -- as a transport
+
+    def write(self, data: bytes) -> None:
+        """Read what comes, as far as it is whole."""
+        received = self._received
+        received += data
+        while len(received) >= codes.HEADER and not self._closed:
+            size = int.from_bytes(received[1:5], "big") + 1
+            if len(received) < size:
+                return
+            kind, body = received[0], bytes(received[codes.HEADER : size])
+            del received[:size]
+            self.take(kind, body)
+
+    def close(self) -> None:
+        """End, once."""
+        if not self._closed:
+            self._closed = True
+            self.ended()
+
+    abort = close
+
+    def write_eof(self) -> None:
+        """Nothing is waiting for it."""
+
+    def pause_reading(self) -> None:
+        """There is nothing to pause."""
+
+    def resume_reading(self) -> None:
+        """As `pause_reading`."""
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """Return what was to be returned if nothing is known: nothing is."""
+        return default
+
+    def is_closing(self) -> bool:
+        """Return whether it has ended."""
+        return self._closed

@@ -1,0 +1,911 @@
+"""A whole core driven in memory: clock, network, clients and PostgreSQL are fakes, one thread.
+
+`World` is the core's `Edge`. It carries bytes between `App`s (clients), the core and `Session`s
+(backends of a scripted PostgreSQL), runs until nothing moves, and then checks what must always be
+true. Transports raise on misuse: writing after close, resuming what is not paused.
+"""
+
+import random
+import re
+import struct
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any, Final, Protocol, TypeVar
+
+from pooler.core import overdue
+from pooler.core.client import Client, ClientState
+from pooler.core.edge import Edge
+from pooler.core.errors import CloseReason, ServerFault, ServerRefused
+from pooler.core.limits import ServerGauge
+from pooler.core.pool import Pool, is_waiting
+from pooler.core.routes import Router
+from pooler.core.server import Server, ServerState
+from pooler.core.settings import Host, PoolMode, PoolSettings, Route, SessionSettings, Target
+from pooler.wire import build, codes, parse
+
+HOST: Final = Host("db1", 5432)
+TICK: Final = 0.1
+STATEMENT: Final = PoolMode.STATEMENT
+SESSION: Final = PoolMode.SESSION
+
+T = TypeVar("T")
+
+
+class Misuse(AssertionError):
+    """A transport was used as none may be."""
+
+
+class Protocolish(Protocol):
+    """What a transport calls."""
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came."""
+
+    def eof_received(self) -> bool:
+        """No more will come."""
+
+    def connection_lost(self, error: BaseException | None) -> None:
+        """The connection has ended."""
+
+
+class Remote(Protocol):
+    """The other end of a transport."""
+
+    def receive(self, data: bytes) -> None:
+        """Bytes came from the pooler."""
+
+    def receive_eof(self) -> None:
+        """The pooler sends no more."""
+
+
+class FakeTransport:
+    """The pooler's end of a connection."""
+
+    def __init__(self, world: "World", remote: Remote) -> None:
+        self.world = world
+        self.remote = remote
+        self.protocol: Protocolish | None = None
+        self.reading = True
+        self.closing = False
+        self.lost = False
+        self.eof_written = False
+        self.incoming: deque[bytes | None] = deque()  # None: the end
+
+    # -- what the core calls
+
+    def write(self, data: bytes) -> None:
+        """Carry bytes to the other end."""
+        if self.closing or self.eof_written:
+            raise Misuse(f"write after close: {data!r}")
+        if not isinstance(data, bytes):
+            raise Misuse(f"not bytes: {data!r}")
+        self.world.soon(lambda: self.remote.receive(data))
+
+    def write_eof(self) -> None:
+        """Carry the end to the other end."""
+        if self.closing or self.eof_written:
+            raise Misuse("write_eof after close")
+        self.eof_written = True
+        self.world.soon(self.remote.receive_eof)
+
+    def close(self) -> None:
+        """Close once everything written is sent."""
+        if self.closing and not self.lost:
+            raise Misuse("closed twice")
+        self.abort()
+
+    def abort(self) -> None:
+        """Close at once; may be repeated, as asyncio's."""
+        if not self.closing:
+            self.closing = True
+            self.world.soon(self.lose)
+
+    def pause_reading(self) -> None:
+        """Deliver nothing more."""
+        if not self.reading or self.closing:
+            raise Misuse("paused twice, or after close")
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        """Deliver again."""
+        if self.reading or self.closing:
+            raise Misuse("resumed without a pause, or after close")
+        self.reading = True
+        self.world.soon(self.pump)
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """Nothing is known."""
+        return default
+
+    def is_closing(self) -> bool:
+        """Return whether it is closed or on the way."""
+        return self.closing
+
+    # -- what the world does
+
+    def deliver(self, data: bytes) -> None:
+        """Bytes come from the other end."""
+        size = self.world.chunk or len(data)
+        for at in range(0, len(data), max(size, 1)):
+            self.incoming.append(data[at : at + size])
+        self.world.soon(self.pump)
+
+    def deliver_eof(self) -> None:
+        """The other end has closed."""
+        self.incoming.append(None)
+        self.world.soon(self.pump)
+
+    def pump(self) -> None:
+        """Hand over what has come, as long as somebody reads."""
+        protocol = self.protocol
+        while self.incoming and self.reading and not self.closing and protocol is not None:
+            data = self.incoming.popleft()
+            if data is not None:
+                protocol.data_received(data)
+            else:
+                keep = protocol.eof_received()
+                assert not keep
+                self.abort()
+
+    def lose(self, error: BaseException | None = None) -> None:
+        """Be cut off, or finish closing."""
+        if not self.lost:
+            self.lost = self.closing = True
+            if self.protocol is not None:
+                self.protocol.connection_lost(error)
+            self.remote.receive_eof()
+
+
+def messages(buffer: bytearray) -> Iterable[tuple[int, bytes]]:
+    """Take the complete messages off a buffer."""
+    while len(buffer) >= codes.HEADER:
+        (size,) = struct.unpack_from("!I", buffer, 1)
+        if len(buffer) < 1 + size:
+            return
+        kind, body = buffer[0], bytes(buffer[codes.HEADER : 1 + size])
+        del buffer[: 1 + size]
+        yield kind, body
+
+
+# -- what clients send
+
+
+def query(sql: str) -> bytes:
+    """Return a Query."""
+    return build.query(sql)
+
+
+def bind_execute(sql: str) -> bytes:
+    """Return Parse, Bind, Describe, Execute of the unnamed statement, without a Sync."""
+    return (
+        build.message(codes.PARSE, b"\0" + build.cstring(sql) + b"\0\0")
+        + build.message(codes.BIND, b"\0\0\0\0\0\0\0\0")
+        + build.message(codes.DESCRIBE, b"P\0")
+        + build.message(codes.EXECUTE, b"\0\0\0\0\0")
+    )
+
+
+def extended(sql: str) -> bytes:
+    """Return a whole extended query."""
+    return bind_execute(sql) + build.SYNC
+
+
+FLUSH: Final = build.message(codes.FLUSH, b"")
+COPY_DONE: Final = build.message(codes.COPY_DONE, b"")
+
+
+def copy_data(data: bytes) -> bytes:
+    """Return a CopyData."""
+    return build.message(codes.COPY_DATA, data)
+
+
+# -- PostgreSQL
+
+
+class Session:
+    """One backend. Its SQL, statements separated by `;`:
+
+    `select X` gives one row X; `begin`, `commit`, `rollback`; `error X` fails; `sleep X` answers
+    as select once `finish` is called, unless it is cancelled; `copy in`, `copy out X`;
+    `set NAME=VALUE`; what the pooler itself asks: set_config, RESET, DISCARD ALL. A setting whose
+    value is `impossible` fails.
+    """
+
+    def __init__(self, world: "World", pid: int, target: Target, host: Host) -> None:
+        self.world = world
+        self.pid = pid
+        self.target = target
+        self.host = host
+        self.transport = FakeTransport(world, self)
+        self.defaults = {**world.postgres_parameters, **dict(target.startup)}
+        self.settings = dict(self.defaults)
+        self.buffer = bytearray()
+        self.log: list[str] = []  # each statement run
+        self.status = codes.IDLE
+        self.statements: dict[bytes, str] = {}
+        self.portal = ""
+        self.pending: deque[str] = deque()  # statements of the simple query being run
+        self.simple = False
+        self.sleeping: str | None = None
+        self.copying = False
+        self.copied: list[bytes] = []
+        self.skipping = False
+        self.unsynced = False  # an extended query has begun and no Sync has come
+        self.frozen = False
+        self.eof = False
+        self.gone = False
+
+    def __repr__(self) -> str:
+        return f"<Session {self.pid} {chr(self.status)} sleeping={self.sleeping}>"
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether it waits for a new command, outside of any transaction."""
+        return self.settled and self.status == codes.IDLE
+
+    @property
+    def settled(self) -> bool:
+        """Whether it waits for a new command."""
+        busy = self.pending or self.simple or self.copying or self.skipping or self.unsynced
+        return self.sleeping is None and not (busy or self.buffer)
+
+    # -- bytes
+
+    def receive(self, data: bytes) -> None:
+        """Bytes came from the pooler."""
+        self.buffer += data
+        self.work()
+
+    def receive_eof(self) -> None:
+        """The pooler sends no more."""
+        self.eof = True
+        self.work()
+
+    def say(self, data: bytes) -> None:
+        """Send bytes to the pooler."""
+        if not self.gone:
+            self.transport.deliver(data)
+
+    def work(self) -> None:
+        """Read on, as far as possible."""
+        while not (self.frozen or self.gone) and self.sleeping is None:
+            if self.pending and not self.copying:
+                self._statement()
+            elif self.simple and not self.copying:
+                self.simple = False
+                self._ready()
+            else:
+                message = next(iter(messages(self.buffer)), None)
+                if message is None:
+                    break
+                self._message(*message)
+        if self.eof and self.sleeping is None and not self.frozen:
+            self.end()
+
+    def end(self) -> None:
+        """End the session."""
+        if not self.gone:
+            self.gone = True
+            self.world.sessions.remove(self)
+            self.transport.deliver_eof()
+
+    def kill(self) -> None:
+        """Die without a word."""
+        if not self.gone:
+            self.gone = True
+            self.world.sessions.remove(self)
+            self.transport.lose(ConnectionResetError())
+
+    def terminate(self, sqlstate: str = codes.ADMIN_SHUTDOWN) -> None:
+        """Say why, and end the session, as pg_terminate_backend does."""
+        self.say(build.error("FATAL", sqlstate, "terminating connection"))
+        self.end()
+
+    # -- commands
+
+    def _message(self, kind: int, body: bytes) -> None:
+        if self.copying:
+            if kind == codes.COPY_DATA:
+                self.copied.append(body)
+            elif kind == codes.COPY_DONE:
+                self.copying = False
+                self.say(build.message(codes.COMMAND_COMPLETE, b"COPY\0"))
+            elif kind == codes.COPY_FAIL:
+                self._fail(codes.QUERY_CANCELED, "COPY from stdin failed")
+            elif kind not in (codes.FLUSH, codes.SYNC):
+                self.terminate(codes.PROTOCOL_VIOLATION)
+            return
+        if kind == codes.SYNC:
+            self.skipping = False
+            self._ready()
+        elif kind == codes.TERMINATE:
+            self.end()
+        elif self.skipping or kind in (codes.COPY_DATA, codes.COPY_DONE, codes.COPY_FAIL):
+            pass
+        elif kind == codes.QUERY:
+            self.simple = True
+            sql = parse.text(body[:-1])
+            # The pooler's own settings travel as one query, all or nothing.
+            self.pending = deque([sql] if "set_config" in sql else sql.split(";"))
+        else:
+            self._extended(kind, body)
+
+    def _extended(self, kind: int, body: bytes) -> None:
+        self.unsynced = self.unsynced or kind != codes.FLUSH
+        if kind == codes.PARSE:
+            name, sql = body.split(b"\0")[:2]
+            self.statements[name] = sql.decode()
+            self.say(build.message(codes.PARSE_COMPLETE, b""))
+        elif kind == codes.BIND:
+            self.portal = self.statements[body.split(b"\0")[1]]
+            self.say(build.message(codes.BIND_COMPLETE, b""))
+        elif kind == codes.DESCRIBE:
+            self.say(build.message(codes.NO_DATA, b""))
+        elif kind == codes.EXECUTE:
+            self._run(self.portal)
+        elif kind == codes.CLOSE:
+            self.say(build.message(codes.CLOSE_COMPLETE, b""))
+
+    def _ready(self) -> None:
+        self.unsynced = False
+        self.say(build.ready_for_query(self.status))
+
+    def _fail(self, sqlstate: str, text: str) -> None:
+        self.say(build.error("ERROR", sqlstate, text))
+        self.copying = False
+        self.pending.clear()
+        self.skipping = not self.simple
+        if self.status == codes.IN_TRANSACTION:
+            self.status = codes.FAILED_TRANSACTION
+
+    def _statement(self) -> None:
+        self._run(self.pending.popleft())
+
+    def _run(self, sql: str) -> None:
+        self.log.append(sql)
+        word, _, rest = sql.strip().partition(" ")
+        word = word.lower()
+        if self.status == codes.FAILED_TRANSACTION and word not in ("rollback", "commit"):
+            self._fail("25P02", "current transaction is aborted")
+        elif "set_config" in sql or word == "reset":
+            self._set_config(sql)
+        elif word == "":
+            self.say(build.message(codes.EMPTY_QUERY_RESPONSE, b""))
+        elif word == "select":
+            self._row(rest)
+        elif word == "error":
+            self._fail("22012", rest)
+        elif word == "sleep":
+            self.sleeping = rest
+        elif word == "copy":
+            self._copy(rest)
+        else:
+            if word == "begin":
+                self.status = codes.IN_TRANSACTION
+            elif word in ("commit", "rollback"):
+                self.status = codes.IDLE
+            elif word == "set":
+                name, _, value = rest.partition("=")
+                self._set(name, value)
+            elif word == "discard":
+                for name, value in self.defaults.items():
+                    self._set(name, value)
+                self.settings = dict(self.defaults)
+            self._done(word)
+
+    def _done(self, word: str) -> None:
+        self.say(build.message(codes.COMMAND_COMPLETE, build.cstring(word.upper())))
+
+    def _row(self, text: str) -> None:
+        if self.simple:
+            self.say(build.message(codes.ROW_DESCRIPTION, b"\0\0"))
+        raw = text.encode()
+        body = struct.pack("!HI", 1, len(raw)) + raw
+        self.say(build.message(codes.DATA_ROW, body))
+        self._done("select")
+
+    def _copy(self, rest: str) -> None:
+        if rest.startswith("in"):
+            self.copying = True
+            self.say(build.message(codes.COPY_IN_RESPONSE, b"\0\0\0"))
+        else:
+            self.say(build.message(codes.COPY_OUT_RESPONSE, b"\0\0\0"))
+            self.say(copy_data(rest.partition(" ")[2].encode()) + COPY_DONE)
+            self._done("copy")
+
+    def _set(self, name: str, value: str) -> None:
+        before = self.settings.get(name)
+        self.settings[name] = value
+        if name in self.world.postgres_parameters and before != value:
+            self.say(build.parameter_status(name, value))
+
+    def _set_config(self, sql: str) -> None:
+        changes: list[tuple[str, str]] = []
+        for part in sql.split(";"):
+            reset = re.fullmatch(r"RESET (.*)", part)
+            if reset:
+                name = reset[1].replace('"', "")
+                changes.append((name, self.defaults.get(name, "")))
+                continue
+            found = re.fullmatch(
+                r"SELECT pg_catalog\.set_config\('([^']*)',(?:'([^']*)'|"
+                r"pg_catalog\.convert_from\(pg_catalog\.decode\('([0-9a-f]*)','hex'\),'UTF8'\))"
+                r",false\)",
+                part,
+            )
+            assert found, part
+            value = found[2] if found[2] is not None else parse.text(bytes.fromhex(found[3]))
+            if value == "impossible":
+                self._fail("22023", f"invalid value for parameter {found[1]}")
+                return
+            changes.append((found[1], value))
+        for name, value in changes:
+            spelled = {known.lower(): known for known in self.world.postgres_parameters}
+            self._set(spelled.get(name, name), value)
+            self._done("select")
+
+    # -- what a test does
+
+    def finish(self) -> None:
+        """Let `sleep` end."""
+        assert self.sleeping is not None
+        rest, self.sleeping = self.sleeping, None
+        self._row(rest)
+        self.work()
+
+    def thaw(self) -> None:
+        """Go on reading."""
+        self.frozen = False
+        self.work()
+
+    def cancel(self) -> None:
+        """The signal of a CancelRequest has come."""
+        if self.gone or self.frozen:
+            return
+        if self.sleeping is not None or self.copying:
+            self.sleeping = None
+            self._fail(codes.QUERY_CANCELED, "canceling statement due to user request")
+            self.work()
+
+
+# -- clients
+
+
+class App:
+    """A client application."""
+
+    def __init__(self, world: "World") -> None:
+        self.world = world
+        self.transport = FakeTransport(world, self)
+        self.buffer = bytearray()
+        self.inbox: list[str] = []
+        self.closed = False
+        self.raw = bytearray()
+        self._client: Client | None = None
+
+    @property
+    def client(self) -> Client:
+        """The core's side of it."""
+        assert self._client is not None
+        return self._client
+
+    def log_in(self, database: str, user: str, parameters: Mapping[str, str], minor: int) -> None:
+        """Do what the greeter does once somebody has proven who they are; PoolerError."""
+        router = self.world.router
+        client = router.admit(self.transport, "app", database, user, parameters, minor)
+        self._client = client
+        self.transport.protocol = client
+        client.pool.enter(client)
+
+    def receive(self, data: bytes) -> None:
+        """Bytes came from the pooler."""
+        assert not self.closed
+        self.raw += data
+        self.buffer += data
+        for kind, body in messages(self.buffer):
+            self.inbox.append(_words(kind, body))
+
+    def receive_eof(self) -> None:
+        """The pooler has closed."""
+        if not self.closed:
+            self.closed = True
+            self.inbox.append("closed")
+
+    def send(self, data: bytes) -> "App":
+        """Send bytes, and let the world run."""
+        self.transport.deliver(data)
+        self.world.run()
+        return self
+
+    def said(self) -> str:
+        """Take the pooler's words since the last call."""
+        words, self.inbox = self.inbox, []
+        return ", ".join(word for word in words if word)
+
+    def ask(self, sql: str) -> str:
+        """Send a simple query; return the answer."""
+        return self.send(query(sql)).said()
+
+    def bye(self) -> None:
+        """Say Terminate."""
+        self.send(build.TERMINATE)
+
+    def vanish(self) -> None:
+        """Be cut off."""
+        self.transport.lose(ConnectionResetError())
+        self.world.run()
+
+    def cancel(self) -> None:
+        """Send a cancel request with the key it was told."""
+        client = self.world.router.keys.find(self.client.pid, self.client.secret)
+        if client is not None:
+            client.pool.cancel_client(client)
+        self.world.run()
+
+    @property
+    def session(self) -> Session:
+        """The backend that serves it."""
+        server = self.client.server
+        assert server is not None
+        return self.world.session(server)
+
+
+def _words(kind: int, body: bytes) -> str:
+    """Put a message in words; "" for those that are of no interest to tests."""
+    if kind in (codes.ERROR_RESPONSE, codes.NOTICE_RESPONSE):
+        fields = parse.report(body)
+        return f"{fields['S']} {fields['C']}"
+    if kind == codes.DATA_ROW:
+        return f"row {body[6:].decode()}"
+    if kind == codes.READY_FOR_QUERY:
+        return "ready" if body == b"I" else f"ready {body.decode()}"
+    if kind == codes.COPY_DATA:
+        return f"data {body.decode()}"
+    if kind == codes.PARAMETER_STATUS:
+        return "{}={}".format(*parse.parameter_status(body))
+    return {
+        codes.COPY_IN_RESPONSE: "copy in",
+        codes.COPY_OUT_RESPONSE: "copy out",
+        codes.EMPTY_QUERY_RESPONSE: "empty",
+        codes.NOTIFICATION_RESPONSE: "notification",
+    }.get(kind, "")
+
+
+# -- the world
+
+
+class World(Edge):
+    """Clock, network, PostgreSQL and configuration of one router."""
+
+    def __init__(
+        self,
+        *,
+        max_clients: int = 0,
+        max_servers: int = 0,
+        hosts: tuple[Host, ...] = (HOST,),
+        mode: PoolMode = PoolMode.TRANSACTION,
+        seed: int = 1,
+        **pool: Any,
+    ) -> None:
+        self.clock = 1000.0
+        self._random = random.Random(seed)
+        self._ready: deque[Callable[[], None]] = deque()
+        self._ticks = 0
+        self.careful = True  # check after each run
+        self.chunk = 0  # bytes at a time, 0: as they were written
+        # what tests look at
+        self.events: list[str] = []
+        self.bugs: list[BaseException] = []
+        self.cancels: list[Server] = []
+        # the edge
+        self._asked: dict[Pool, None] = {}
+        self.dials: deque[tuple[Pool, Host, int, Target]] = deque()  # while `hold_dials`
+        self.hold_dials = False
+        self.hold_cancels = False
+        self.held_cancels: deque[Server] = deque()
+        self.attempts: list[tuple[float, Host]] = []
+        # PostgreSQL
+        self.sessions: list[Session] = []
+        self.opened: list[Session] = []
+        self.refusals: dict[Host, ServerFault] = {}
+        self.postgres_parameters = {
+            "server_version": "17.0",
+            "client_encoding": "UTF8",
+            "application_name": "",
+            "TimeZone": "UTC",
+        }
+        self._pids = 0
+        # configuration
+        self.target = Target(hosts, "postgres", "")
+        self.pool_settings = PoolSettings(**{"pool_size": 2, "server_check_query": "", **pool})
+        self.session_settings = SessionSettings(pool_mode=mode)
+        self.per_database: dict[str, dict[str, Any]] = {}  # PoolSettings; `user`: of the server
+        self.removed: set[str] = set()
+        self.max_clients = max_clients
+        self.max_servers = max_servers
+        self._bounds: dict[object, int] = {}
+        self.router = Router(self, self._random.randbytes)
+        self.configure()
+
+    # -- configuration
+
+    def resolve(self, database: str, user: str) -> Route | None:
+        """Return the route of a client."""
+        if database in self.removed:
+            return None
+        own = dict(self.per_database.get(database, {}))
+        server_user = own.pop("user", user)
+        target = replace(self.target, dbname=database, user=server_user)
+        pool = replace(self.pool_settings, **own)
+        return Route(database, user, target, pool, self.session_settings)
+
+    def configure(self, **changes: Any) -> None:
+        """Change settings, of pools or sessions, or anything of the configuration; reload."""
+        for name, value in changes.items():
+            if name in PoolSettings.__dataclass_fields__:
+                self.pool_settings = replace(self.pool_settings, **{name: value})
+            elif name in SessionSettings.__dataclass_fields__:
+                self.session_settings = replace(self.session_settings, **{name: value})
+            else:
+                assert hasattr(self, name)
+                setattr(self, name, value)
+        self.router.configure(self.resolve, self.max_clients, self.max_servers)
+        self.run()
+
+    # -- the edge
+
+    def now(self) -> float:
+        """Return the virtual time."""
+        return self.clock
+
+    def random(self) -> float:
+        """Return a random number, the same in each run."""
+        return self._random.random()
+
+    def wake(self, pool: Pool) -> None:
+        """Dial soon."""
+        if pool not in self._asked:
+            self._asked[pool] = None
+            self.soon(lambda: self._dial(pool))
+
+    def _dial(self, pool: Pool) -> None:
+        del self._asked[pool]
+        while (host := pool.supply.dial()) is not None:
+            self.attempts.append((self.clock, host))
+            dial = (pool, host, pool.generation, pool.target)
+            if self.hold_dials:
+                self.dials.append(dial)
+            else:
+                self.soon(lambda dial=dial: self.connect(*dial))  # type: ignore[misc]
+
+    def connect(self, pool: Pool, host: Host, generation: int, target: Target) -> None:
+        """Let a dial end as PostgreSQL would have it."""
+        error = self.refusals.get(host)
+        if error is not None:
+            pool.supply.failed(host, error)
+            return
+        self._pids += 1
+        session = Session(self, self._pids, target, host)
+        self.sessions.append(session)
+        self.opened.append(session)
+        server = Server(
+            session.transport,
+            pool,
+            self._pids,
+            host,
+            self._pids,
+            b"key",
+            {name: session.settings[name] for name in self.postgres_parameters},
+            generation,
+            self.clock,
+            1.0 - 0.1 * self.random(),
+        )
+        session.transport.protocol = server
+        pool.supply.connected(server)
+
+    def cancel(self, server: Server) -> None:
+        """Deliver a cancel."""
+        self.cancels.append(server)
+        if self.hold_cancels:
+            self.held_cancels.append(server)
+        else:
+            self.soon(lambda: self.deliver_cancel(server))
+
+    def deliver_cancel(self, server: Server, *, delivered: bool = True) -> None:
+        """Let a cancel come to its end."""
+        if delivered:
+            self.session(server).cancel()
+        server.pool.cancel_over(server, delivered=delivered)
+
+    def client_opened(self, client: Client) -> None:
+        """Note it."""
+        self.events.append(f"client opened {client.user}")
+
+    def client_closed(self, client: Client, reason: CloseReason, text: str) -> None:
+        """Note it."""
+        self.events.append(f"client closed: {reason.value}")
+
+    def server_opened(self, server: Server) -> None:
+        """Note it."""
+        self.events.append("server opened")
+
+    def server_closed(self, server: Server, reason: CloseReason, text: str) -> None:
+        """Note it."""
+        self.events.append(f"server closed: {reason.value}")
+
+    def connect_failed(self, pool: Pool, host: str, error: ServerFault) -> None:
+        """Note it."""
+        self.events.append(f"connect failed: {error.sqlstate}")
+
+    def bug(self, where: object, error: BaseException) -> None:
+        """No test may get here."""
+        self.bugs.append(error)
+        raise error
+
+    # -- time
+
+    def soon(self, callback: Callable[[], None]) -> None:
+        """Call back in the next turn of the loop."""
+        self._ready.append(callback)
+
+    def run(self) -> None:
+        """Run until nothing moves; check what must be true then."""
+        for _ in range(1_000_000):
+            if not self._ready:
+                break
+            self._ready.popleft()()
+        else:
+            raise AssertionError("it never ends")
+        if self.careful:
+            self.check()
+
+    def tick(self) -> None:
+        """Look at the time limits, as the edge does ten times a second."""
+        self._ticks += 1
+        for pool in list(self.router.pools.values()):
+            overdue.enforce(pool)
+            if self._ticks % 10 == 0:
+                overdue.enforce_client_idle(pool)
+        if self._ticks % 10 == 0:
+            self.router.prune()
+        self.run()
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass."""
+        end = self.clock + seconds
+        while self.clock < end - 1e-9:
+            self.clock = min(self.clock + TICK, end)
+            self.tick()
+
+    # -- for tests
+
+    def app(
+        self,
+        database: str = "db",
+        user: str = "alice",
+        *,
+        minor: int = 0,
+        quiet: bool = True,
+        **parameters: str,
+    ) -> App:
+        """Log a client in; `quiet` drops what it was told."""
+        app = App(self)
+        app.log_in(database, user, parameters, minor)
+        self.run()
+        if quiet:
+            app.said()
+        return app
+
+    def apps(self, count: int, database: str = "db", user: str = "alice") -> list[App]:
+        """Log several clients in."""
+        return [self.app(database, user) for _ in range(count)]
+
+    def pool(self, database: str = "db", user: str = "alice") -> Pool:
+        """Return a pool that is there."""
+        return self.router.pools[database, user, ""]
+
+    def session(self, server: Server) -> Session:
+        """Return the backend behind a server."""
+        return self.opened[server.pid - 1]
+
+    def refuse(self, sqlstate: str, *, host: Host = HOST, told: bool = True) -> None:
+        """Have logins refused by PostgreSQL (`told`), or by the network."""
+        fields = {"S": "FATAL", "C": sqlstate, "M": "no"}
+        error = ServerRefused(fields) if told else ServerFault(sqlstate, "no")
+        self.refusals[host] = error
+
+    def happened(self, event: str) -> int:
+        """Return how often an event was observed."""
+        return self.events.count(event)
+
+    # -- what must always be true
+
+    def check(self) -> None:
+        """Check every pool, gauge, server and client."""
+        pools = list(self.router.pools.values())
+        for pool in pools:
+            self._check_pool(pool)
+        gauges = {gauge: None for pool in pools for gauge in pool.gauges}
+        for gauge in gauges:
+            self._check_gauge(gauge)
+        clients = sum(len(pool.clients) for pool in pools)
+        assert self.router.clients.count == clients, (self.router.clients, clients)
+
+    def _check_gauge(self, gauge: ServerGauge) -> None:
+        assert gauge.count == sum(pool.total for pool in gauge.pools), gauge
+        assert gauge.leaving == sum(len(pool.leaving) for pool in gauge.pools), gauge
+        if gauge.limit:
+            self._bound(gauge, gauge.count, gauge.limit)
+        else:
+            self._bounds[gauge] = gauge.count
+
+    def _bound(self, what: object, count: int, limit: int) -> None:
+        """Hold `count` to a limit; above it, after the limit was lowered, it may only fall."""
+        bound = max(limit, self._bounds.get(what, 0))
+        assert count <= bound, (what, count, limit)
+        self._bounds[what] = max(limit, count)
+
+    def _check_pool(self, pool: Pool) -> None:
+        groups: list[tuple[Iterable[Server], tuple[ServerState, ...]]] = [
+            (pool.idle, (ServerState.IDLE,)),
+            (
+                pool.working,
+                (ServerState.PREPARING, ServerState.ACTIVE, ServerState.TIDYING),
+            ),
+            (pool.leaving, (ServerState.LEAVING,)),
+        ]
+        seen: set[Server] = set()
+        for servers, states in groups:
+            for server in servers:
+                assert server not in seen, server
+                seen.add(server)
+                assert server.pool is pool, server
+                assert server.state in states, server
+                self._check_server(server)
+        line = set(pool.waiting)
+        for client in pool.clients:
+            self._check_client(pool, client, client in line)
+        waiting = [client for client in pool.waiting if client.state is not ClientState.CLOSED]
+        assert len(set(waiting)) == len(waiting), waiting
+        assert not (waiting and pool.idle), f"somebody waits while a server idles: {pool}"
+        settings = pool.settings
+        self._bound(pool, pool.total, settings.pool_size + settings.reserve_pool_size)
+        mine = [
+            session
+            for session in self.sessions
+            if isinstance(session.transport.protocol, Server)
+            and not session.transport.lost
+            and session.transport.protocol.pool is pool
+        ]
+        assert len(mine) <= len(seen), (pool, mine)
+
+    def _check_server(self, server: Server) -> None:
+        client = server.client
+        if client is not None:
+            assert client.server is server, server
+            assert client.state is not ClientState.CLOSED, client
+            assert server.state in (ServerState.PREPARING, ServerState.ACTIVE), server
+        transport = server.transport
+        assert isinstance(transport, FakeTransport)
+        assert transport.closing or transport.reading == (server.braked == 0), server
+        if server.state is ServerState.IDLE:
+            assert client is None, server
+            assert server.ledger.settled, server
+            assert server.status == codes.IDLE, server
+            assert not server.cancels, server
+            assert not server.braked, server
+            session = self.session(server)
+            assert session.gone or session.frozen or session.at_rest, session
+
+    def _check_client(self, pool: Pool, client: Client, in_line: bool) -> None:
+        assert client.pool is pool, client
+        transport = client.transport
+        assert isinstance(transport, FakeTransport)
+        assert transport.closing or transport.reading == (client.braked == 0), client
+        if client.server is not None:
+            assert client.server.client is client, client
+            assert client.server in pool.working, client
+        if client.state is ClientState.ACTIVE:
+            assert client.server is not None, client
+        assert is_waiting(client) == in_line, client
