@@ -534,10 +534,12 @@ class Pool:
         """Do what a client's own cancel request asks for."""
         server = client.server
         if client.state is ClientState.WAITING:
-            if server is None and client.asked is None:
-                self.waiting.remove(client)
-            else:  # being prepared: it goes on, for whoever is next
+            if server is not None:  # being prepared: it goes on, for whoever is next
+                if server.pins:
+                    return
                 self.unlink(server, client)
+            elif client.asked is None:
+                self.waiting.remove(client)
             client.refuse(
                 PoolerError(codes.QUERY_CANCELED, "canceling statement due to user request")
             )

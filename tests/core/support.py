@@ -327,7 +327,8 @@ class Session:
             self.simple = True
             sql = parse.text(body[:-1])
             # The pooler's own settings travel as one query, all or nothing.
-            self.pending = deque([sql] if "set_config" in sql else sql.split(";"))
+            ours = "set_config" in sql or "pg_catalog" in sql
+            self.pending = deque([sql] if ours else sql.split(";"))
         else:
             self._extended(kind, body)
 
@@ -368,6 +369,8 @@ class Session:
         word = word.lower()
         if self.status == codes.FAILED_TRANSACTION and word not in ("rollback", "commit"):
             self._fail("25P02", "current transaction is aborted")
+        elif sql.startswith("(SELECT 's'"):
+            self._tell_truth()
         elif "set_config" in sql or word == "reset":
             self._set_config(sql)
         elif word == "":
@@ -403,6 +406,16 @@ class Session:
         raw = text.encode()
         body = struct.pack("!HI", 1, len(raw)) + raw
         self.say(build.message(codes.DATA_ROW, body))
+        self._done("select")
+
+    def _tell_truth(self) -> None:
+        """Answer the pooler's question about what was set in this session."""
+        for name, value in self.settings.items():
+            if value != self.defaults.get(name, ""):
+                columns = [b"s", name.lower().encode().hex().encode(), value.encode().hex().encode()]
+                body = struct.pack("!H", len(columns))
+                body += b"".join(struct.pack("!I", len(column)) + column for column in columns)
+                self.say(build.message(codes.DATA_ROW, body))
         self._done("select")
 
     def _copy(self, rest: str) -> None:

@@ -166,6 +166,7 @@ def test_settings_that_fail_later_are_the_answer_to_the_query() -> None:
     world = World(pool_size=1)
     app, other = world.app(), world.app()
     app.ask("set application_name=impossible")  # what this server took, the next one refuses
+    world.wait(1)
     world.sessions[0].kill()
     world.run()
     app.send(query("select 1") + extended("select 2"))
