@@ -9,12 +9,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
+from cryptography.x509.oid import NameOID
 
 from tests.conftest import RunWithConfig
 from tests.support.pooler import Pooler
 from tests.support.postgres import PASSWORDS, Postgres
 from tests.support.rawclient import RawClient, ServerError
+from tests.tls.certificates import Authority, name
 
 ME = pwd.getpwuid(os.getuid()).pw_name
 NOBODY = 'no pg_hba.conf entry for host "{}", user "{}", database "{}", no encryption'
@@ -34,11 +37,11 @@ def folder() -> Iterator[Path]:
 def ruled(run_with_config: RunWithConfig, folder: Path) -> Ruled:
     """Starts a pooler with these rules in a file, and a unix socket in `folder`."""
 
-    def run(rules: str, **auth: Any) -> Pooler:
+    def run(rules: str, tls: dict[str, str] | None = None, **auth: Any) -> Pooler:
         (folder / "hba").write_text(rules)
         auth = {"type": "hba", "hba_file": str(folder / "hba"), "failure_delay": 0, **auth}
         listen = {"host": ["127.0.0.1", "::1"], "unix_socket_dir": str(folder)}
-        return run_with_config(auth=auth, listen=listen)
+        return run_with_config(auth=auth, listen=listen, tls=tls or {})
 
     return run
 
@@ -174,3 +177,68 @@ def test_rules_in_yaml(run_with_config: RunWithConfig) -> None:
     assert login(at, "bob") == "md5"
     assert login(at, "alice", "other").startswith("28000")
     assert login(at, "app", "other") == "scram-sha-256"
+
+
+# Certificates.
+
+
+def said(pooler: Pooler, user: str, **options: str) -> str:
+    """What psycopg is told: "" when it is let in."""
+    try:
+        pooler.connect(user, **{"host": "localhost", "hostaddr": pooler.host, **options}).close()
+    except psycopg.OperationalError as error:
+        return str(error).rpartition("FATAL:  ")[2].strip()
+    return ""
+
+
+def test_certificates(ruled: Ruled, folder: Path) -> None:
+    authority, stranger = Authority(folder), Authority(folder, "another CA")
+    server = authority.issue("localhost", ["localhost", "127.0.0.1"])
+    shop = name("Bob B.", (NameOID.ORGANIZATION_NAME, "Shop"))
+    pairs = {
+        "alice": authority.issue("alice"),
+        "bob@example.net": authority.issue("bob@example.net"),
+        "shop": authority.issue(shop),
+        "stranger": stranger.issue("alice"),
+    }
+    (folder / "ident").write_text(
+        'dn "CN=Bob B.,O=Shop" bob\n'
+        "cn /^(.*)@example\\.net$ \\1\n"
+    )  # fmt: skip
+    pooler = ruled(
+        "hostssl app alice all cert\n"
+        "hostssl app bob all cert map=cn\n"
+        "hostssl other bob all cert map=dn clientname=DN\n"
+        "hostssl other alice all scram-sha-256 clientcert=verify-ca\n"
+        "hostnossl all app all trust\n",
+        ident_file=str(folder / "ident"),
+        tls={
+            "cert_file": str(server.cert),
+            "key_file": str(server.key),
+            "ca_file": str(authority.file),
+        },
+    )
+
+    def with_(pair: str, user: str, dbname: str = "app", **options: str) -> str:
+        files = {}
+        if pair:
+            files = {"sslcert": str(pairs[pair].cert), "sslkey": str(pairs[pair].key)}
+        return said(pooler, user, dbname=dbname, sslmode="require", **files, **options)
+
+    wrong = 'certificate authentication failed for user "{}"'
+    none = "connection requires a valid client certificate"
+    assert with_("alice", "alice") == ""
+    assert with_("alice", "bob") == wrong.format("bob")
+    assert with_("shop", "alice") == wrong.format("alice")
+    assert with_("", "alice") == none
+    assert with_("stranger", "alice") != ""
+    assert with_("bob@example.net", "bob") == ""
+    assert with_("shop", "bob", "other") == ""
+    assert with_("bob@example.net", "bob", "other") == wrong.format("bob")
+    assert with_("shop", "alice", "other") == ""  # any certificate, and the password
+    assert with_("", "alice", "other") == none
+    assert with_("alice", "app") == (
+        'no pg_hba.conf entry for host "127.0.0.1", user "app", database "app", SSL encryption'
+    )
+    assert said(pooler, "app", sslmode="disable") == ""
+    assert said(pooler, "alice", sslmode="disable") == NOBODY.format("127.0.0.1", "alice", "app")
