@@ -166,7 +166,12 @@ class DialogueProtocol(asyncio.Protocol, Generic[T]):
                 self.transport.write(step)
                 answer = None
             elif isinstance(step, Find):
-                found = self.find(step)
+                try:
+                    found = self.find(step)
+                except LoginFailed as error:
+                    self.stop()
+                    self.failed(error)
+                    return
                 if not isinstance(found, Account):
                     self._task = asyncio.get_running_loop().create_task(self._await(found))
                     return

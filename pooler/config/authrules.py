@@ -8,7 +8,7 @@ import importlib
 import os
 from dataclasses import replace
 
-from pooler.config.authfile import AuthFile, Field, Line, Reader
+from pooler.config.authfile import AuthFile, Field, Line, Reader, Token
 from pooler.config.hba import Rule, Rules, rule_of, rules_of
 from pooler.config.ident import Entry, Maps, entries_of, entry_of
 from pooler.config.model import Auth
@@ -63,7 +63,8 @@ class _Loading:
             path = ("auth", "ident", index)
             origin = self._origin(path)
             fields = (
-                self._tokens(path, origin, (text,)) for text in (line.map, line.system, line.user)
+                self._tokens(path, origin, (text,), plain="")
+                for text in (line.map, line.system, line.user)
             )
             entry = entry_of(origin.file, origin.line, tuple(fields))
             if isinstance(entry, Entry):
@@ -114,10 +115,20 @@ class _Loading:
             self.complain(path, problem)
         return lines
 
-    def _tokens(self, path: Path, origin: Origin, texts: tuple[str, ...]) -> Field:
-        """What values mean that are written as a field of pg_hba.conf."""
+    def _tokens(
+        self, path: Path, origin: Origin, texts: tuple[str, ...], plain: str = "/"
+    ) -> Field:
+        """What values mean that are written as a field of pg_hba.conf.
+
+        One that begins with `plain`, and not with a quote, is a single word as it stands.
+        """
         reading = AuthFile(self._reader)
-        found = [reading.field(text, self._source, origin.line) for text in texts]
+        found: list[Field] = []
+        for text in texts:
+            if text and text.startswith(plain) and not text.startswith('"'):
+                found.append((Token(text),))
+            else:
+                found.append(reading.field(text, self._source, origin.line))
         for problem in reading.problems:
             if problem.file == self._source:
                 problem = replace(problem, file=origin.file, path=dotted(path))

@@ -221,7 +221,7 @@ Texts = Annotated[
     BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
     WithJsonSchema(_ONE_OR_MORE),
 ]
-"""One text or a list of texts; a comma is a part of them."""
+"""One text or a list of texts."""
 ServerHosts = Annotated[
     tuple[Annotated[str, AfterValidator(_server_address)], ...],
     AfterValidator(_some),

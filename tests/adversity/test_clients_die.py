@@ -10,6 +10,7 @@ from _pytest.mark import ParameterSet
 
 from tests.adversity.conftest import POOL_SIZE
 from tests.adversity.witness import Census, Witness, login, until
+from tests.conftest import RunWithConfig
 from tests.support import rawclient
 from tests.support.faultproxy import reset
 from tests.support.pooler import Pooler
@@ -176,7 +177,7 @@ def _phases_and_ways() -> Iterator[ParameterSet]:
             yield pytest.param(phase, way, marks=marks, id=f"{_name(phase)}-{_name(way)}")
 
 
-@pytest.mark.parametrize(("phase", "way"), _phases_and_ways())
+@pytest.mark.parametrize(("phase", "way"), list(_phases_and_ways()))
 def test_nothing_stays_of_a_dead_client(
     shared: Pooler,
     postgres: Postgres,
@@ -320,3 +321,19 @@ def test_half_closed_is_gone(shared: Pooler, postgres: Postgres, database: str) 
         client.socket.shutdown(socket.SHUT_WR)
         assert client.is_closed(2)
     until(lambda: all(b["state"] == "idle" for b in postgres.backends(database)))
+
+
+def test_no_limit_is_no_limit_of_zero(
+    run_with_config: RunWithConfig, postgres: Postgres, database: str
+) -> None:
+    pooler = run_with_config(
+        timeouts={"server_connect_timeout": 0, "cancel_wait_timeout": 0},
+        databases={"*": {"connect_query": "SELECT pg_sleep(0.3)", "pool_size": 1}},
+    )
+    with login(pooler, database) as client, login(pooler, database) as dead:
+        [[pid]] = client.values("SELECT pg_backend_pid()")
+        dead.query("BEGIN")
+        dead.send(rawclient.query("SET statement_timeout = 0; SELECT pg_sleep(60)"))
+        time.sleep(0.1)
+        dead.close()
+        assert client.values("SELECT pg_backend_pid()") == [[pid]]

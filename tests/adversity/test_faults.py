@@ -20,7 +20,7 @@ TIMEOUTS = {
     "server_login_retry": 0.01,
     "query_timeout": 0.3,
     "cancel_wait_timeout": 0.2,
-    "query_wait_timeout": 5,
+    "query_wait_timeout": 2,
 }
 QUERY = "SELECT 'answer', n FROM generate_series(1, 3) AS n"
 ANSWER = [[b"answer", b"1"], [b"answer", b"2"], [b"answer", b"3"]]
@@ -42,7 +42,7 @@ def through(
     over = {
         "timeouts": TIMEOUTS,
         "databases": {
-            "*": {"pool_size": 1, "user": "trustuser"},
+            "*": {"pool_size": 1, "user": "trustuser", "server_tls": {"sslmode": "disable"}},
             "other": {"host": postgres.host, "port": postgres.port},
         },
     }
@@ -268,13 +268,6 @@ def test_a_server_that_closes_right_behind_its_welcome(proxy: FaultProxy, throug
         proxy.arm(Fault(after=size, insert=b"N", then="close" if then == "close" else "reset"))
         with login(through) as client:
             client.send(rawclient.query(QUERY))
-            messages, _ = _messages_or_silence(client)
+            client.is_silent(0.1)
             proxy.arm(Fault())
-            assert all(kind in b"ETDCZ" for kind, _ in messages)
-
-
-def _messages_or_silence(client: RawClient) -> tuple[list[rawclient.Message], bytes]:
-    try:
-        return _whole_messages(client)
-    except TimeoutError:
-        return [], b""
+            assert set(rawclient.kinds(client.read_until(b"ZE"))) <= set(b"ETDCZ")

@@ -1,8 +1,10 @@
 """Rules in pg_hba.conf's syntax and as YAML: whom they fit, and what is wrong with them."""
 
 import ipaddress
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import yaml
@@ -44,10 +46,12 @@ class Memory:
         return found or "can not be read: No such file or directory"
 
 
-def read(text: str | bytes, **files: str) -> tuple[list[Rule], list[str]]:
+def read(text: str | bytes, files: dict[str, str] | None = None) -> tuple[list[Rule], list[str]]:
     """The rules of a file, and what is wrong with it."""
     data = text if isinstance(text, bytes) else text.encode()
-    memory = Memory({"/etc/hba": data, **{f"/etc/{k}": v.encode() for k, v in files.items()}})
+    memory = Memory(
+        {"/etc/hba": data, **{f"/etc/{k}": v.encode() for k, v in (files or {}).items()}}
+    )
     reading = AuthFile(memory)
     rules, problems = rules_of(reading.read("/etc/hba"))
     return rules, [str(p).removeprefix("/etc/") for p in (*reading.problems, *problems)]
@@ -61,10 +65,10 @@ def first(
     user: str = "bob",
     database: str = "app",
     replication: bool = False,
-    **files: str,
+    files: dict[str, str] | None = None,
 ) -> int | None:
     """The line of the rule that decides."""
-    rules, problems = read(text, **files)
+    rules, problems = read(text, files)
     assert problems == []
     asked = Asked(address, encrypted, user, database, replication)
     rule = Rules(rules).first(asked, lambda: INTERFACES)
@@ -167,7 +171,7 @@ def test_addresses(written: str, client: str, fits: bool) -> None:
 def test_names(databases: str, users: str, database: str, user: str, fits: bool) -> None:
     line = f"host {databases} {users} all trust"
     files = {"dbs": "# ours\nother\n", "users": "alice, carol\n@more", "more": "dave\n"}
-    assert (first(line, database=database, user=user, **files) == 1) is fits
+    assert (first(line, database=database, user=user, files=files) == 1) is fits
 
 
 def test_replication_fits_its_keyword_only() -> None:
@@ -360,7 +364,10 @@ def test_settings_that_do_not_go_together(
 # YAML.
 
 
-def test_yaml_says_the_same(load_text: Load, tmp_path: Path) -> None:
+def test_yaml_says_the_same(
+    load_text: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ldap", ModuleType("ldap"))  # an extra
     (tmp_path / "names").write_text("carol\n")
     lines = """
         local all all peer map=m
@@ -427,7 +434,10 @@ def test_an_unknown_key_of_a_rule(mistakes: Mistakes) -> None:
     assert mistakes(text) == ["pooler.yaml:5: auth.hba[0].metod: unknown key; did you mean method?"]
 
 
-def test_the_password_for_ldap_is_shown_nowhere(load_text: Load, tmp_path: Path) -> None:
+def test_the_password_for_ldap_is_shown_nowhere(
+    load_text: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ldap", ModuleType("ldap"))  # an extra
     options = "ldapserver=h ldapbasedn=x ldapbinddn=y ldapbindpasswd=hunter2"
     (tmp_path / "hba").write_text(f"host all all all ldap {options}\n")
     old = load_text(BASE)
@@ -447,7 +457,7 @@ def test_without_the_extra(
     mistakes: Mistakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("ldap", "pamela"):
-        monkeypatch.setitem(__import__("sys").modules, name, None)
+        monkeypatch.setitem(sys.modules, name, None)
     (tmp_path / "hba").write_text(
         "host all all all ldap ldapserver=h ldapprefix=x\nhost all all all pam\n"
     )

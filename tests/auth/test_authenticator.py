@@ -1,0 +1,207 @@
+"""What the authenticator asks of whom: certificates, users of the system, rules' places in logs."""
+
+import asyncio
+import os
+import pwd
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from pooler.auth import Authenticator, Connection
+from pooler.config import Config, load
+from pooler.outside import Outside
+from pooler.wire import codes
+from pooler.wire.logins import Account, Find, LoginFailed
+
+ME = pwd.getpwuid(os.getuid()).pw_name
+Asking = Callable[..., Account]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a TLS connection says of its client."""
+
+    verified: bool = True
+    cn: str = "bob"
+    dn: str = "CN=bob,O=Shop"
+
+
+@pytest.fixture
+def ask(tmp_path: Path) -> Asking:
+    """Gives the account that a connection finds under an `auth` section; LoginFailed."""
+
+    def asked(auth: str, connection: Connection, user: str = "bob") -> Account:
+        config = configured(tmp_path, auth)
+
+        async def find() -> Account:
+            request = Find(user, "app", {"user": user})
+            found = Authenticator(lambda: config).find(connection, request)
+            return found if isinstance(found, Account) else await found
+
+        return asyncio.run(find())
+
+    return asked
+
+
+def configured(folder: Path, auth: str) -> Config:
+    """A configuration with that `auth` section."""
+    head = "databases: {app: {}}\nusers: {bob: {password: secret}}\nauth:\n"
+    lines = "".join(f"  {line}\n" for line in dedent(auth).strip().splitlines())
+    (folder / "pooler.yaml").write_text(head + lines)
+    return load(str(folder / "pooler.yaml"), environ={})
+
+
+def rules(*written: str) -> str:
+    """An `auth` section with one rule and a map."""
+    (rule,) = written
+    return (
+        f"type: hba\nhba:\n  - {{database: all, user: all, {rule}}}\n"
+        "ident:\n"
+        "  - {map: m, system: 'CN=bob,O=Shop', user: alice}\n"
+        "  - {map: m, system: '/^(.*)@example$', user: '\\1'}\n"
+        f"  - {{map: m, system: {ME}, user: alice}}\n"
+    )
+
+
+CERT = rules("type: hostssl, address: all, method: cert")
+CERT_DN = rules("type: hostssl, address: all, method: cert, map: m, clientname: DN")
+CERT_MAP = rules("type: hostssl, address: all, method: cert, map: m")
+NO_CERTIFICATE = "connection requires a valid client certificate"
+WRONG_CERTIFICATE = 'certificate authentication failed for user "{}"'
+
+
+@pytest.mark.parametrize(
+    ("auth", "shown", "user", "refused"),
+    [
+        (CERT, Shown(), "bob", None),
+        (CERT, Shown(), "alice", WRONG_CERTIFICATE),
+        (CERT, Shown(cn="Bob"), "bob", WRONG_CERTIFICATE),
+        (CERT, Shown(cn=""), "bob", WRONG_CERTIFICATE),
+        (CERT, Shown(verified=False), "bob", NO_CERTIFICATE),
+        (CERT_DN, Shown(), "alice", None),
+        (CERT_DN, Shown(), "bob", WRONG_CERTIFICATE),
+        (CERT_DN, Shown(dn="CN=bob,O=Other"), "alice", WRONG_CERTIFICATE),
+        (CERT_MAP, Shown(cn="carol@example"), "carol", None),
+        (CERT_MAP, Shown(cn="carol@example"), "bob", WRONG_CERTIFICATE),
+        (CERT_MAP, Shown(), "bob", WRONG_CERTIFICATE),  # the map alone says, not the name
+        ("type: cert", Shown(), "bob", None),
+        ("type: cert", Shown(), "alice", WRONG_CERTIFICATE),
+        ("type: cert", Shown(verified=False), "bob", NO_CERTIFICATE),
+        ("type: cert", None, "bob", NO_CERTIFICATE),
+    ],
+)
+def test_certificates(
+    ask: Asking, auth: str, shown: Shown | None, user: str, refused: str | None
+) -> None:
+    connection = Connection("127.0.0.1", tls=shown)
+    if refused is None:
+        assert ask(auth, connection, user).method == "cert"
+        return
+    with pytest.raises(LoginFailed) as caught:
+        ask(auth, connection, user)
+    assert (caught.value.sqlstate, caught.value.text) == ("28000", refused.format(user))
+
+
+@pytest.mark.parametrize(
+    ("level", "shown", "refused"),
+    [
+        ("verify-ca", Shown(cn="somebody"), None),
+        ("verify-ca", Shown(verified=False), ("28000", NO_CERTIFICATE)),
+        ("verify-full", Shown(), None),
+        (
+            "verify-full",
+            Shown(cn="somebody"),
+            ("28P01", 'password authentication failed for user "bob"'),
+        ),
+    ],
+)
+def test_a_certificate_besides_the_password(
+    ask: Asking, level: str, shown: Shown, refused: tuple[str, str] | None
+) -> None:
+    auth = rules(f"type: hostssl, address: all, method: scram-sha-256, clientcert: {level}")
+    connection = Connection("127.0.0.1", tls=shown)
+    if refused is None:
+        assert ask(auth, connection) == Account("scram-sha-256", "secret")
+        return
+    with pytest.raises(LoginFailed) as caught:
+        ask(auth, connection)
+    assert (caught.value.sqlstate, caught.value.text) == refused
+
+
+def test_encryption_is_named(ask: Asking) -> None:
+    auth = rules("type: hostnossl, address: all, method: trust")
+    with pytest.raises(LoginFailed) as caught:
+        ask(auth, Connection("127.0.0.1", tls=Shown()))
+    assert caught.value.text == (
+        'no pg_hba.conf entry for host "127.0.0.1", user "bob", database "app", SSL encryption'
+    )
+    with pytest.raises(LoginFailed) as caught:
+        ask(CERT, Connection(""))
+    assert caught.value.text == (
+        'no pg_hba.conf entry for host "[local]", user "bob", database "app", no encryption'
+    )
+
+
+@pytest.mark.parametrize(
+    ("rule", "uid", "user", "lets"),
+    [
+        ("method: peer", os.getuid(), ME, True),
+        ("method: peer", os.getuid(), "bob", False),
+        ("method: peer, map: m", os.getuid(), "alice", True),
+        ("method: peer, map: m", os.getuid(), ME, False),
+        ("method: peer", 2**31 - 7, "bob", False),  # a user without a name
+        ("method: peer", None, "bob", False),
+    ],
+)
+def test_peer(ask: Asking, rule: str, uid: int | None, user: str, lets: bool) -> None:
+    auth = rules(f"type: local, {rule}")
+    if lets:
+        assert ask(auth, Connection("", uid), user).method == "peer"
+        return
+    with pytest.raises(LoginFailed) as caught:
+        ask(auth, Connection("", uid), user)
+    assert caught.value.sqlstate == codes.INVALID_AUTHORIZATION
+    assert caught.value.text == f'Peer authentication failed for user "{user}"'
+
+
+def test_a_refusal_names_the_rule_in_the_log_alone(ask: Asking, tmp_path: Path) -> None:
+    with pytest.raises(LoginFailed) as caught:
+        ask(rules("type: host, address: all, method: reject"), Connection("::1"))
+    assert caught.value.cause == f"{tmp_path}/pooler.yaml:6"
+    assert caught.value.text == (
+        'pg_hba.conf rejects connection for host "::1", user "bob", database "app", no encryption'
+    )
+
+
+# Those who are asked in threads.
+
+
+def test_questions_take_turns_and_no_longer_than_they_may() -> None:
+    async def run() -> None:
+        from threading import Event
+
+        hold = Event()
+        outside = Outside(parallel=1, timeout=0.2)
+        try:
+            with pytest.raises(TimeoutError):
+                await outside.ask(hold.wait)
+            with pytest.raises(TimeoutError):  # the first one still has the only place
+                await outside.ask(lambda: True)
+        finally:
+            hold.set()
+        for _ in range(100):
+            try:
+                assert await outside.ask(lambda: 42) == 42
+                break
+            except TimeoutError:
+                continue
+        else:
+            pytest.fail("the place was not given back")
+        with pytest.raises(ZeroDivisionError):
+            await outside.ask(lambda: 1 // 0)
+        assert await outside.ask(lambda: 43) == 43
+
+    asyncio.run(run())
