@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -123,7 +122,8 @@ def test_first_come_first_served(shared_pooler: SharedPooler, login: Login) -> N
     pooler = shared_pooler(databases={"*": {"pool_size": 1}})
     holder = login(at=pooler)
     waiting = [login(at=pooler) for _ in range(5)]
-    holder.query("BEGIN; CREATE TEMP SEQUENCE place")
+    holder.query("CREATE SEQUENCE place")
+    holder.query("BEGIN")
     for client in waiting:
         ask(client, "SELECT nextval('place')")
         client.is_silent(0.02)
@@ -254,13 +254,13 @@ def test_server_that_dies_while_idle_is_not_noticed_by_clients(
     assert pid_of(client) != before
 
 
-def test_server_check_delay(run_with_config: RunWithConfig, login: Login, tmp_path: Path) -> None:
+def test_server_check_delay(run_with_config: RunWithConfig, login: Login) -> None:
     """A check query that fails costs the server, not the client."""
     pooler = run_with_config(
         databases={
             "*": {
                 "server_check_delay": 0.2,
-                "server_check_query": "SELECT 1/(current_setting('my.ok', true) IS NULL)::int",
+                "server_check_query": "SELECT 1/(to_regclass('not_well') IS NULL)::int",
                 "pool_size": 1,
             }
         }
@@ -268,10 +268,11 @@ def test_server_check_delay(run_with_config: RunWithConfig, login: Login, tmp_pa
     client = login(at=pooler)
     first = pid_of(client)
     assert pid_of(client) == first
-    client.query("SELECT set_config('my.ok', 'no', false)")
+    client.query("CREATE TABLE not_well ()")
     assert pid_of(client) == first  # within the delay: not checked
-    time.sleep(0.3)
+    time.sleep(0.5)
     assert pid_of(client) != first
+    client.query("DROP TABLE not_well")
     assert pooler.log_contains(event="server closed", reason="server check failed")
 
 
