@@ -11,6 +11,7 @@ import secrets
 import signal
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final, cast
 
 import pooler
@@ -44,6 +45,9 @@ SECOND: Final = 10  # ticks
 LOGINS_BEYOND_LIMIT: Final = 100
 """Connections that have not logged in yet, above `max_client_connections`, before new ones are
 dropped unread: enough for the cancels and refusals that must get through when all is full."""
+
+ROUTES: Final = 1000
+"""Of (database, user), remembered until the next reload: each costs as much as a SCRAM login."""
 
 LAST_WORDS: Final = 2.0
 """Seconds for servers to end their sessions and clients to read why, when all else is done."""
@@ -280,7 +284,7 @@ class Service(Edge):
         self.config = config
         limits = config.limits
         self.router.configure(
-            config.resolve,
+            lru_cache(ROUTES)(config.resolve),
             limits.max_client_connections,
             limits.max_server_connections,
             config.auth_route,

@@ -88,6 +88,10 @@ class TlsLink(asyncio.Protocol):
         self.info: Tls | None = None
         """What the handshake has shown."""
 
+    def __repr__(self) -> str:
+        """Show whom it is for."""
+        return f"<TlsLink {self._protocol!r}>"
+
     def start(self, received: bytes = b"") -> None:
         """Take the transport over; `received` came from it and belongs to the handshake."""
         self._lower.set_protocol(self)

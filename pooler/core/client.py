@@ -183,11 +183,9 @@ class Client(Peer):
         """Complete the login: tell the client its parameters and key, and that it may begin."""
         self.move(ClientState.IDLE)
         self.told = parameters
-        messages = [build.AUTHENTICATION_OK]
-        messages += [build.parameter_status(name, value) for name, value in parameters.items()]
-        messages.append(build.backend_key_data(self.pid, self.secret))
-        messages.append(build.READY)
-        self.transport.write(b"".join(messages))
+        key = build.backend_key_data(self.pid, self.secret)
+        told = self.pool.told(parameters)
+        self.transport.write(b"".join((build.AUTHENTICATION_OK, told, key, build.READY)))
         self.unbrake(HELD_FULL)
         if self._held:
             self._consider()

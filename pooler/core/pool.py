@@ -33,7 +33,7 @@ from pooler.core.peer import PEER_FULL
 from pooler.core.server import Server, ServerState
 from pooler.core.settings import PoolMode, PoolSettings, Target
 from pooler.core.supply import Supply
-from pooler.wire import codes
+from pooler.wire import build, codes
 from pooler.wire.logins import Credential
 from pooler.wire.passwords import Kind, kind_of
 
@@ -98,6 +98,7 @@ class Pool:
         # startup settings made of them
         self.welcome: session.Settings | None = None
         self._welcomes: dict[frozenset[tuple[str, str]], session.Settings] = {}
+        self._told: tuple[session.Settings, bytes] = (session.NONE, b"")
         self.used_at = edge.now()
 
     def __repr__(self) -> str:
@@ -208,6 +209,13 @@ class Pool:
         if self.welcome is None or not wants:
             return self.welcome
         return self._welcomes.get(frozenset(wants.items()))
+
+    def told(self, parameters: session.Settings) -> bytes:
+        """Return the ParameterStatus messages of a greeting, mostly those of the last one."""
+        if self._told[0] is not parameters:
+            told = [build.parameter_status(name, value) for name, value in parameters.items()]
+            self._told = (parameters, b"".join(told))
+        return self._told[1]
 
     def claim(self, client: Client) -> None:
         """Give the client a server, now or when its turn comes."""

@@ -1,11 +1,14 @@
 """auth_query: users who are not in the configuration, asked for in the database."""
 
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+import yaml
 from psycopg.sql import Identifier, Literal
 
 from tests.auth.conftest import Asking, MakeRole, alter, set_password
@@ -292,3 +295,25 @@ def test_a_reload_asks_another_way(
     assert pooler.reload(config)["event"] == "reloaded"
     log_in(pooler, "alice")
     assert questions(postgres) == 1
+
+
+def test_the_recipe_of_the_documentation(
+    run_with_config: RunWithConfig, postgres: Postgres
+) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "users.md").read_text()
+    (recipe,) = re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
+    (settings,) = re.findall(r"```yaml\n(auth:\n  user: pooler.*?)```", text, re.DOTALL)
+    postgres.sql(recipe)
+    try:
+        pooler = run_with_config(
+            auth=yaml.safe_load(settings)["auth"],
+            users={**dict.fromkeys(PASSWORDS), "pooler": {"password": "change-me"}},
+        )
+        log_in(pooler, "alice")
+        for user in ("nobody", "postgres"):
+            fields = refused(pooler, user, PASSWORDS.get(user, "x"))
+            assert_wrong_password(fields, user)
+    finally:
+        pids = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'pooler'"
+        postgres.sql(pids)
+        postgres.sql("DROP SCHEMA pooler CASCADE; DROP ROLE pooler")

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
-from pooler.wire.logins import Account, Dialogue, Find, Taken
+from pooler.wire.logins import Account, Dialogue, Find, Secured, StartTls, Taken
 
 KEY = b"the key that mock salts hang on"
 
@@ -20,12 +20,16 @@ def counting() -> Callable[[int], bytes]:
 class Side:
     """One dialogue with its buffers; `run` goes on as far as the bytes received allow."""
 
-    def __init__(self, dialogue: Dialogue[Any], who: Who | None = None) -> None:
+    def __init__(
+        self, dialogue: Dialogue[Any], who: Who | None = None, secured: Secured | None = None
+    ) -> None:
         self.dialogue = dialogue
         self.who = who
         self.inbox = bytearray()
         self.outbox = bytearray()
         self.asked: list[Find] = []
+        self.secured = secured
+        self.started: list[StartTls] = []
         self.result: Any = None
         self.error: Exception | None = None
         self.done = False
@@ -55,6 +59,11 @@ class Side:
                 self.asked.append(request)
                 assert self.who is not None
                 self._step(self.who(request))
+            elif isinstance(request, StartTls):
+                self.started.append(request)
+                if request.direct:
+                    self.inbox.clear()  # the handshake takes it
+                self._step(self.secured)
             else:
                 assert isinstance(request, Taken)
                 try:
