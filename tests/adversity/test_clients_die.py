@@ -288,6 +288,22 @@ def test_a_copy_whose_client_dies_before_it_starts(
         )
 
 
+@pytest.mark.parametrize("missing", [1, 2, 5, 6])
+def test_a_query_without_its_end_is_never_run(
+    shared: Pooler, postgres: Postgres, database: str, missing: int
+) -> None:
+    # Too long to be awaited whole, so that most of it is at the server; two bytes of a Terminate
+    # would end its comment and its text.
+    sql = f"INSERT INTO t VALUES (1) -- {'x' * 200_000}"
+    with Witness(shared, database), login(shared, database) as client:
+        client.send(rawclient.query(sql)[:-missing])
+        time.sleep(0.1)
+        client.close()
+        shared.wait_for_log(event="server closed", database=database)
+        until(lambda: len(postgres.backends(database)) <= 1)
+    assert postgres.sql("SELECT count(*) FROM t", db=database) == [(0,)]
+
+
 def test_a_client_that_dies_while_its_copy_waits_for_a_lock(
     shared: Pooler, postgres: Postgres, database: str
 ) -> None:
