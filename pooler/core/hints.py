@@ -34,6 +34,8 @@ DATABASE: Final = 2048
 """DROP, ALTER or CREATE DATABASE, in whose way our idle servers would stand."""
 NOTIFIES: Final = 4096
 """NOTIFY: who sent it is to be known when it arrives."""
+DEALLOCATES: Final = 8192
+"""DEALLOCATE, perhaps of a statement prepared in the extended protocol."""
 ANYTHING: Final = SETTINGS | PREPARED | CHANNELS | LOCKS | CURSORS | TEMPORARY
 
 _REMEMBERED: Final = 20_000
@@ -81,6 +83,7 @@ _WORDS: Final = (
     (SEQUENCES, rb"currval|lastval"),
     (DATABASE, rb"database"),
     (NOTIFIES, rb"notify"),
+    (DEALLOCATES, rb"deallocate"),
 )
 _PATTERN: Final = re.compile(
     rb"(?i)\b\w*?(?:" + b"|".join(b"(%b)" % words for _, words in _WORDS) + rb")"

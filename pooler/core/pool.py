@@ -32,6 +32,7 @@ from pooler.core.keeper import Keeper
 from pooler.core.peer import PEER_FULL
 from pooler.core.server import Server, ServerState
 from pooler.core.settings import PoolMode, PoolSettings, Target
+from pooler.core.statements import Registry
 from pooler.core.supply import Supply
 from pooler.wire import build, codes
 from pooler.wire.logins import Credential
@@ -89,6 +90,7 @@ class Pool:
         self.keeper = Keeper(self)
         self.broadcast = Broadcast(self)
         self.hints = Hints()
+        self.registry = Registry(shelf)
         # clients
         self.clients: dict[Client, None] = {}
         self.waiting: deque[Client] = deque()  # oldest first; some may have left meanwhile
@@ -569,6 +571,7 @@ class Pool:
         self.edge.client_closed(client, reason, text)
         self.keeper.forget(client)
         self.broadcast.unlisten(client)
+        client.names.clear()
         server = client.server
         if server is None:
             return

@@ -5,23 +5,42 @@ it came to the client it is linked to. The pool alone links and unlinks. Knows n
 asks what is overdue.
 """
 
+from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from pooler.core import hints, session, truth
 from pooler.core.chores import Chore, Unusable
 from pooler.core.errors import CloseReason
-from pooler.core.ledger import Ledger
-from pooler.core.peer import PEER_FULL, Peer, Transport
+from pooler.core.ledger import (
+    LEFT_OUT_PARSE,
+    OUR_CLOSE,
+    OUR_PARSE,
+    RENAMED_PARSE,
+    SPECIAL,
+    Ledger,
+)
+from pooler.core.peer import PEER_FULL, Edit, Peer, Transport, edited
 from pooler.core.settings import Host
+from pooler.core.statements import PREFIX, Effect, Prepared
 from pooler.wire import build, codes, parse
-from pooler.wire.cutter import END, MORE, BadMessage, server_cutter
+from pooler.wire.cutter import (
+    END,
+    FROM_SERVER,
+    FROM_SERVER_CLOSELY,
+    MORE,
+    BadMessage,
+    server_cutter,
+)
 
 if TYPE_CHECKING:
     from pooler.core.client import Client
     from pooler.core.pool import Pool
 
+_FORGETS: Final = (b"DEALLOCATE ALL\0", b"DISCARD ALL\0")
 _COMMAND_COMPLETE: Final = bytearray([codes.COMMAND_COMPLETE])
+
+_REPLIES: Final = b"123IsTnW"
 
 LOOK_LIMIT: Final = 65_536
 """Bytes of a message kept back until it is whole so that we can read it; a longer one passes."""
@@ -117,6 +136,8 @@ class Server(Peer):
         self.owner: Client | None = None  # whose state is being asked about
         self.status: int = codes.IDLE
         self.ledger = Ledger()
+        self.prepared = Prepared(pool.registry)
+        self.effects: deque[Effect] = deque()  # of the special messages in the ledger
         # per link
         self.state = ServerState.PREPARING
         self.client: Client | None = None
@@ -134,7 +155,7 @@ class Server(Peer):
         # the stream
         self._cutter = server_cutter()
         self._tail = b""  # start of a message kept back until it is whole
-        self._senders: list[tuple[int, int]] = []  # where in the chunk, and who, to be put there
+        self._edits: list[Edit] = []  # to be made in the chunk under way
         self.answer: bytearray | None = None  # what came since a chore asked a question
         self.farewell: dict[str, str] | None = None  # the FATAL that the server sent
 
@@ -163,7 +184,24 @@ class Server(Peer):
         """Write messages of which those of `kinds` are owed something; may be none."""
         if kinds:
             self.ledger.sent(kinds)
-        self.transport.write(data)
+        if data:
+            self.transport.write(data)
+
+    def watch(self, kinds: bytearray) -> None:
+        """Look closely at replies, if any of the messages just sent is of a special kind."""
+        special = 0
+        for kind in kinds:
+            special += kind <= SPECIAL
+        if not special:
+            return
+        self.ledger.special += special
+        self._cutter.marks = FROM_SERVER_CLOSELY
+        if not self.within_message and not self._tail:
+            self._put_in(0)
+            client = self.client
+            if client is not None and self._edits:
+                client.send(b"".join(edit[2] for edit in self._edits))
+            self._edits.clear()
 
     def pause_writing(self) -> None:
         """The server reads slower than its client sends."""
@@ -225,8 +263,8 @@ class Server(Peer):
             self._tail = data[at:]
             data = data[:at]
         client = self.client
-        if self._senders:
-            data = self._with_senders(data)
+        if self._edits:
+            data = edited(data, self._edits)
         if client is not None and self.state is ServerState.ACTIVE and data:
             client.send(data)
             client = self.client  # one of our own may have left over what it was told
@@ -246,12 +284,55 @@ class Server(Peer):
         ):
             self.pool.server_broke(self, "a reply that nobody asked for")
 
-    def _with_senders(self, data: bytes) -> bytes:
-        patched = bytearray(data)
-        for at, sender in self._senders:
-            patched[at : at + 4] = sender.to_bytes(4, "big")
-        self._senders.clear()
-        return bytes(patched)
+    # -- statements: see `statements`
+
+    def _answered(self, reply: int, at: int, size: int) -> None:
+        """Note one reply while some are to be taken out or put in."""
+        kind = self.ledger.answered(reply)
+        if not kind:
+            return
+        self._happened(kind, self.effects.popleft())
+        if kind in (OUR_PARSE, OUR_CLOSE):
+            self._edits.append((at, at + size, b""))
+
+    def _put_in(self, at: int) -> None:
+        """Put in the replies that are due at `at`; look no closer when there is nothing left."""
+        while True:
+            kind = self.ledger.left_out()
+            if not kind:
+                break
+            self._happened(kind, self.effects.popleft())
+            reply = build.PARSE_COMPLETE if kind == LEFT_OUT_PARSE else build.CLOSE_COMPLETE
+            self._edits.append((at, at, reply))
+        if not self.ledger.special:
+            self._cutter.marks = FROM_SERVER
+
+    def _happened(self, kind: int, effect: Effect) -> None:
+        client = self.client
+        if effect.name and client is not None:
+            client.names.happened(effect)
+        else:
+            self.pool.registry.release(effect)
+
+    def _skipped(self, kinds: bytes) -> None:
+        """Undo what was expected of messages that the server failed at, or skips."""
+        for kind in kinds:
+            effect = self.effects.popleft()
+            if effect.statement is not None and not effect.duplicate:
+                if kind in (OUR_PARSE, RENAMED_PARSE):
+                    self.prepared.remove(effect.statement)
+                elif kind == OUR_CLOSE:
+                    self.prepared.add(effect.statement)
+            self.pool.registry.release(effect)
+        if self.client is not None:
+            self.client.names.plan_again(self.effects)
+        if not self.ledger.special:
+            self._cutter.marks = FROM_SERVER
+
+    def _forgot_statements(self) -> None:
+        self.prepared.clear()
+        if self.client is not None and self.state is ServerState.ACTIVE:
+            self.client.names.clear()
 
     def _walk(self, data: bytes) -> int:
         """Note what the messages in `data` mean; return where what must be kept back begins."""
@@ -278,6 +359,8 @@ class Server(Peer):
                     self.stand_in()
             elif stop == codes.COMMAND_COMPLETE:
                 ledger.replied(_COMMAND_COMPLETE)
+                if data[at + codes.HEADER : at + size] in _FORGETS:
+                    self._forgot_statements()
                 if self.state is ServerState.ACTIVE:
                     flags = hints.of_tag(data[at + codes.HEADER : at + codes.HEADER + 3])
                     if flags and not self.excused:
@@ -292,8 +375,12 @@ class Server(Peer):
                     self._count_query()
             elif stop == codes.NOTIFICATION_RESPONSE:
                 self._notified(data[at : at + size], at)
+            elif stop in _REPLIES:
+                self._answered(stop, at, size)
             else:
-                self._look(stop, data[at + codes.HEADER : at + size])
+                self._look(stop, data[at + codes.HEADER : at + size], at)
+            if ledger.special:
+                self._put_in(at + size)
             at = cutter.pass_over(data, at)
 
     def _count_query(self) -> None:
@@ -317,10 +404,19 @@ class Server(Peer):
         if self.client is None or self.state is not ServerState.ACTIVE:  # what we asked goes on
             client.send(message[:5] + sender.to_bytes(4, "big") + message[9:])
         elif sender != sent_on:
-            self._senders.append((at + codes.HEADER, sender))
+            start = at + codes.HEADER
+            self._edits.append((start, start + 4, sender.to_bytes(4, "big")))
         client.heard_here(message)
 
-    def _look(self, kind: int, body: bytes) -> None:
+    def _in_its_words(self, body: bytes, fields: dict[str, str], at: int) -> None:
+        """Have an error about a statement name it as the client does."""
+        if fields.get("C") == codes.UNDEFINED_STATEMENT:  # somebody deallocated them
+            self.prepared.clear()
+        if self.client is not None:
+            said = build.message(codes.ERROR_RESPONSE, self.client.names.in_its_words(body))
+            self._edits.append((at, at + codes.HEADER + len(body), said))
+
+    def _look(self, kind: int, body: bytes, at: int) -> None:
         if kind == codes.COPY_IN_RESPONSE:
             self.ledger.copy_started()
             if self.client is None:  # it left before its COPY began: a cancel does not end that
@@ -333,7 +429,11 @@ class Server(Peer):
                 self.farewell = fields
             else:
                 self.failure = fields
-                self.ledger.failed()
+                skipped = self.ledger.failed()
+                if PREFIX in body:
+                    self._in_its_words(body, fields, at)
+                if skipped:
+                    self._skipped(skipped)
                 if self.client is None:
                     self.stand_in()
             self.pool.counters.errors += 1
