@@ -289,6 +289,8 @@ class Client(Peer):
         cutter = self._cutter
         self.pool.counters.received += len(data)
         before = cutter.left
+        if server.ledger.settled:
+            self.names.recent.clear()
         try:
             at = self._walk(data, server)
         except BadMessage as bad:
@@ -353,9 +355,9 @@ class Client(Peer):
                     self._note_statement(body, hint)
             manage = names
             if stop == codes.QUERY:
-                manage = names and hint.flags & DEALLOCATES != 0
+                manage = names and hint.flags & (DEALLOCATES | EXECUTES) != 0
             elif stop == codes.PARSE and body[:1] == b"\0":
-                manage = False
+                manage = names and hint.flags & EXECUTES != 0
             elif stop == codes.PARSE and not names:
                 server.touched |= PREPARED
             if not manage or not self._rename(stop, data, at, size, server):
@@ -393,7 +395,7 @@ class Client(Peer):
             elif kind == codes.CLOSE:
                 instead = self.names.close(body, server, kinds)
             elif kind == codes.QUERY:
-                instead = self.names.deallocate(body, server, kinds)
+                instead = self.names.in_sql(body, server, kinds)
             if instead is None:
                 return False
             self._edits.append((at, end, instead))
@@ -466,7 +468,8 @@ class Client(Peer):
             self.fail(protocol_violation(str(bad)), CloseReason.PROTOCOL_VIOLATION)
             return
         self._held = held = held[at:]
-        if kind != MORE and (size <= len(held) or len(held) >= HOLD_LIMIT):
+        enough = TEXT_LIMIT if kind == codes.PARSE else HOLD_LIMIT
+        if kind != MORE and (size <= len(held) or len(held) >= enough):
             self.move(ClientState.WAITING)
             if kind in (codes.QUERY, codes.PARSE):
                 flags = self.pool.hints.of(held[codes.HEADER : size]).flags

@@ -22,7 +22,7 @@ from pooler.core.ledger import (
 )
 from pooler.core.peer import PEER_FULL, Edit, Peer, Transport, edited
 from pooler.core.settings import Host
-from pooler.core.statements import PREFIX, Effect, Prepared
+from pooler.core.statements import PREFIX, STALE, Effect, Prepared
 from pooler.wire import build, codes, parse
 from pooler.wire.cutter import (
     END,
@@ -39,6 +39,10 @@ if TYPE_CHECKING:
 
 _FORGETS: Final = (b"DEALLOCATE ALL\0", b"DISCARD ALL\0")
 _COMMAND_COMPLETE: Final = bytearray([codes.COMMAND_COMPLETE])
+
+CHANGED_RESULT: Final = "cached plan must not change result type"
+"""The error by which a prepared statement tells that the schema was changed under it; like all
+drivers that look for it, we do not expect `lc_messages` to be another language."""
 
 _REPLIES: Final = b"123IsTnW"
 
@@ -410,7 +414,9 @@ class Server(Peer):
 
     def _in_its_words(self, body: bytes, fields: dict[str, str], at: int) -> None:
         """Have an error about a statement name it as the client does."""
-        if fields.get("C") == codes.UNDEFINED_STATEMENT:  # somebody deallocated them
+        if (
+            fields.get("C") == codes.UNDEFINED_STATEMENT and STALE not in body
+        ):  # somebody deallocated them
             self.prepared.clear()
         if self.client is not None:
             said = build.message(codes.ERROR_RESPONSE, self.client.names.in_its_words(body))
@@ -430,6 +436,9 @@ class Server(Peer):
             else:
                 self.failure = fields
                 skipped = self.ledger.failed()
+                if fields.get("M") == CHANGED_RESULT and self.client is not None:
+                    for statement in self.client.names.recent:
+                        self.pool.registry.retire(statement)
                 if PREFIX in body:
                     self._in_its_words(body, fields, at)
                 if skipped:

@@ -37,6 +37,10 @@ _OURS: Final = re.compile(PREFIX + rb"\d+")
 _DEALLOCATE: Final = re.compile(
     rb"(?is)\s*deallocate\s+(?:prepare\s+)?(\"(?:[^\"]|\"\")+\"|(?!all\b)[a-z_][\w$]*)\s*;?\s*\0"
 )
+_EXECUTE: Final = re.compile(rb"(?is)(\s*execute\s+)(\"(?:[^\"]|\"\")+\"|[a-z_][\w$]*)")
+STALE: Final = PREFIX + b"stale"
+"""The name of no statement: who binds it is told what PostgreSQL says of a changed result."""
+_STALE_ERROR: Final = build.error("ERROR", "0A000", "cached plan must not change result type")
 _GONE: Final = build.message(codes.PARSE, PREFIX + b"gone\0\0\0\0")
 """Prepares an empty statement, to be deallocated in a client's stead."""
 
@@ -60,15 +64,21 @@ _NO_PLAN: Final = frozenset(
 """Settings that no plan depends on."""
 
 
+def _sql_name(raw: bytes) -> bytes:
+    return raw[1:-1].replace(b'""', b'"') if raw.startswith(b'"') else raw.lower()
+
+
 class Statement:
     """One text with its parameter types, as it is parsed under some settings."""
 
-    __slots__ = ("body", "key", "name", "users")
+    __slots__ = ("body", "key", "name", "needs", "retired", "users")
 
     def __init__(self, name: bytes, body: bytes, key: "tuple[bytes, session.Settings]") -> None:
         self.name = name
         self.body = body  # of the Parse, after the name
         self.key = key
+        self.needs: Statement | None = None  # what its text, an EXECUTE, executes
+        self.retired = False  # its result has another shape since the schema was changed
         self.users = 0  # clients' names and servers that refer to it
 
     def __repr__(self) -> str:
@@ -117,12 +127,21 @@ class Registry:
         if effect.held and effect.statement is not None:
             self.drop(effect.statement)
 
+    def retire(self, statement: Statement) -> None:
+        """Have the next Parse of its text be another statement: the schema has changed."""
+        statement.retired = True
+        self._forget(statement)
+
+    def _forget(self, statement: Statement) -> None:
+        body, plan = statement.key
+        if self._statements.get((body, id(plan))) is statement:
+            del self._statements[body, id(plan)]
+
     def drop(self, statement: Statement) -> None:
         """Count a reference less; the last one forgets it."""
         statement.users -= 1
         if statement.users <= 0:
-            body, plan = statement.key
-            self._statements.pop((body, id(plan)), None)
+            self._forget(statement)
 
 
 class Prepared:
@@ -202,6 +221,7 @@ class Names:
         self._registry = client.pool.registry
         self._names: dict[bytes, Statement] = {}
         self._bytes = 0
+        self.recent: list[Statement] = []  # bound since its server was last at rest
         # of messages under way: what the names will stand for
         self._planned: dict[bytes, Statement | None] = {}
 
@@ -219,8 +239,12 @@ class Names:
         """Take a Parse."""
         end = body.find(b"\0")
         name = body[:end]
-        if not name:
-            return None
+        if not name:  # of the unnamed ones, only those come here that may execute a named one
+            text = self._execute(body[1:], server, kinds)
+            if text is None:
+                return None
+            kinds.append(codes.PARSE)
+            return text[0] + build.message(codes.PARSE, b"\0" + text[1])
         before = self._of(name)
         if before is not None:  # an error, and the server is to make it
             added = self._provide(before, server, kinds)
@@ -233,17 +257,24 @@ class Names:
                 "too many prepared statements",
                 hint=f"A client may have {CLIENT_LIMIT} names, and {CLIENT_BYTES} bytes of text.",
             )
-        statement = self._registry.find(body[end + 1 :], self._client.wants)
+        text = body[end + 1 :]
+        executed = self._execute(text, server, kinds)
+        added = b""
+        if executed is not None:
+            added, text = executed
+        statement = self._registry.find(text, self._client.wants)
+        if executed is not None:
+            statement.needs = self._executes(body[end + 1 :])
         self._registry.hold(statement)  # by the effect
         self._planned[name] = statement
         server.effects.append(Effect(name, statement, held=True))
         if statement in server.prepared:
             server.prepared.use(statement)
             kinds.append(LEFT_OUT_PARSE)
-            return b""
+            return added
         server.prepared.add(statement)
         kinds.append(RENAMED_PARSE)
-        return statement.parse()
+        return added + statement.parse()
 
     def bind(self, message: bytes, size: int, server: "Server", kinds: bytearray) -> Edit | None:
         """Take a Bind of `size` bytes, of which `message` may be the start only.
@@ -257,10 +288,16 @@ class Names:
         statement = self._of(message[portal:end])
         if statement is None:  # perhaps prepared in SQL; else an error that the server makes
             return None
-        added = self._provide(statement, server, kinds)
-        length = size - 1 + len(statement.name) - (end - portal)
+        self.recent.append(statement)
+        if statement.retired and statement not in server.prepared:
+            # Its client may rely on a description that does not hold any more. Where it is still
+            # prepared, PostgreSQL says so; here the server is made to fail, see `in_its_words`.
+            name, added = STALE, b""
+        else:
+            name, added = statement.name, self._provide(statement, server, kinds)
+        length = size - 1 + len(name) - (end - portal)
         start = bytes([codes.BIND]) + length.to_bytes(4, "big") + message[codes.HEADER : portal]
-        return 0, end, added + start + statement.name
+        return 0, end, added + start + name
 
     def describe(self, body: bytes, server: "Server", kinds: bytearray) -> bytes | None:
         """Take a Describe."""
@@ -286,10 +323,13 @@ class Names:
         if statement in server.prepared:
             server.prepared.use(statement)
             return b""
+        added = b""
+        if statement.needs is not None:
+            added = self._provide(statement.needs, server, kinds)
         server.prepared.add(statement)
         server.effects.append(Effect(b"", statement))
         kinds.append(OUR_PARSE)
-        added = statement.parse()
+        added += statement.parse()
         settings = self._client.pool.settings
         for old in server.prepared.surplus(
             settings.max_prepared_statements, settings.max_prepared_bytes
@@ -323,13 +363,39 @@ class Names:
 
     def in_its_words(self, said: bytes) -> bytes:
         """Return what a server said with our names replaced by the client's."""
+        if STALE in said:
+            return _STALE_ERROR[codes.HEADER :]
         ours = {statement.name: name for name, statement in self._names.items()}
         for name, statement in self._planned.items():
             if statement is not None:
                 ours[statement.name] = name
         return _OURS.sub(lambda found: ours.get(found[0], found[0]), said)
 
-    def deallocate(self, text: bytes, server: "Server", kinds: bytearray) -> bytes | None:
+    def in_sql(self, text: bytes, server: "Server", kinds: bytearray) -> bytes | None:
+        """Take a Query that may name one of these in SQL."""
+        executed = self._execute(text, server, kinds)
+        if executed is None:
+            return self._deallocate(text, server, kinds)
+        kinds.append(codes.QUERY)
+        return executed[0] + build.message(codes.QUERY, executed[1])
+
+    def _execute(
+        self, text: bytes, server: "Server", kinds: bytearray
+    ) -> tuple[bytes, bytes] | None:
+        """Return what has to come first, and an EXECUTE's text with our name in it."""
+        found = _EXECUTE.match(text)
+        statement = self._executes(text)
+        if found is None or statement is None or server.status == codes.FAILED_TRANSACTION:
+            return None
+        added = self._provide(statement, server, kinds)
+        return added, found[1] + statement.name + text[found.end() :]
+
+    def _executes(self, text: bytes) -> Statement | None:
+        """Return the statement, of the extended protocol, that an EXECUTE names in SQL."""
+        found = _EXECUTE.match(text)
+        return None if found is None else self._of(_sql_name(found[2]))
+
+    def _deallocate(self, text: bytes, server: "Server", kinds: bytearray) -> bytes | None:
         """Take a DEALLOCATE of one name; return what to send instead if the name is one of these.
 
         It is answered by the server, with the tag and in the state that belong there.
@@ -337,9 +403,7 @@ class Names:
         found = _DEALLOCATE.fullmatch(text)
         if found is None or server.status == codes.FAILED_TRANSACTION:
             return None
-        raw = found[1]
-        name = raw[1:-1].replace(b'""', b'"') if raw.startswith(b'"') else raw.lower()
-        if not self.forget(name):
+        if not self.forget(_sql_name(found[1])):
             return None
         kinds.append(OUR_PARSE)
         server.effects.append(Effect(b"", None))
