@@ -187,7 +187,11 @@ def test_the_addresses_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
         if not interface.ip.is_link_local:  # which needs a zone
             with socket.socket(family) as probe:
                 probe.bind((str(interface.ip), 0))  # only one's own address can be bound
-    monkeypatch.setattr(socket, "socket", lambda *_: open("/gone"))
+
+    def refused(*_: object) -> socket.socket:
+        raise PermissionError
+
+    monkeypatch.setattr(socket, "socket", refused)
     assert interfaces() == []
 
 
