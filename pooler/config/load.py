@@ -309,12 +309,12 @@ class _Files:
 
     def exists(self, file: str) -> bool:
         """Whether there is such a file; it may come later."""
-        self._loading.files.append(file)
+        self._loading.files.setdefault(file, look(file))
         return os.path.exists(file)
 
     def folder(self, name: str) -> list[str] | str:
         """The names in a folder, which changes itself when one comes or goes."""
-        self._loading.files.append(name)
+        self._loading.files.setdefault(name, look(name))
         try:
             return os.listdir(name)
         except (OSError, ValueError) as error:
