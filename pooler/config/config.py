@@ -6,7 +6,7 @@ pool those of the server's user, since clients of several users may share the po
 """
 
 from dataclasses import replace
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import ConfigDict, Field, InstanceOf, SecretStr
 
@@ -46,6 +46,8 @@ class Config(Settings):
     """The configuration file."""
     files: tuple[str, ...] = ()
     """Every file that was read: a change of any of them is a reason to load again."""
+    seen: tuple[Any, ...] = ()
+    """How they looked before they were read; see `pooler.watch`."""
     stored: dict[str, SecretStr] = Field(default={})
     """Secrets of auth.file by user."""
     rules: InstanceOf[Rules] = Field(default=Rules(), exclude=True)
