@@ -240,11 +240,11 @@ class Names:
         end = body.find(b"\0")
         name = body[:end]
         if not name:  # of the unnamed ones, only those come here that may execute a named one
-            text = self._execute(body[1:], server, kinds)
-            if text is None:
+            unnamed = self._execute(body[1:], server, kinds)
+            if unnamed is None:
                 return None
             kinds.append(codes.PARSE)
-            return text[0] + build.message(codes.PARSE, b"\0" + text[1])
+            return unnamed[0] + build.message(codes.PARSE, b"\0" + unnamed[1])
         before = self._of(name)
         if before is not None:  # an error, and the server is to make it
             added = self._provide(before, server, kinds)
