@@ -153,6 +153,10 @@ class Config(Settings):
                 user.reserve_pool_size, db.reserve_pool_size, defaults.reserve_pool_size
             ),
             reserve_pool_timeout=_first(db.reserve_pool_timeout, timeouts.reserve_pool_timeout),
+            max_prepared_statements=_first(
+                db.max_prepared_statements, defaults.max_prepared_statements
+            ),
+            max_prepared_bytes=_first(db.max_prepared_bytes, defaults.max_prepared_bytes),
             server_round_robin=_first(db.server_round_robin, defaults.server_round_robin),
             server_idle_timeout=_first(db.server_idle_timeout, timeouts.server_idle_timeout),
             server_lifetime=_first(db.server_lifetime, timeouts.server_lifetime),

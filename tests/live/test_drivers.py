@@ -235,8 +235,7 @@ def test_psycopg_pipeline(plain_pooler: Pooler) -> None:
         # Which of the two errors it is depends on who reads the reply first.
         errors = (psycopg.errors.DivisionByZero, psycopg.errors.PipelineAborted)
         with pytest.raises(errors), connection.pipeline():
-            connection.execute("SELECT 1/0")
-            connection.execute("SELECT 1")
+            [connection.execute(sql) for sql in ("SELECT 1/0", "SELECT 1")]
         assert connection.execute("SELECT 'again'").fetchone() == ("again",)
 
 
