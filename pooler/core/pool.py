@@ -29,7 +29,7 @@ from pooler.core.errors import (
 )
 from pooler.core.hints import Hints
 from pooler.core.keeper import Keeper
-from pooler.core.peer import PEER_FULL
+from pooler.core.peer import NAMES_FULL, PEER_FULL
 from pooler.core.server import Server, ServerState
 from pooler.core.settings import PoolMode, PoolSettings, Target
 from pooler.core.statements import Registry
@@ -328,7 +328,9 @@ class Pool:
         server.client = None
         client.server = None
         server.torn = client.within_message
-        client.unbrake(PEER_FULL)
+        client.unbrake(PEER_FULL | NAMES_FULL)
+        client.again = b""
+        client.holds = False
         server.unbrake(PEER_FULL)
         now = self.edge.now()
         client.idle_since = server.idle_since = self.used_at = now
@@ -607,6 +609,7 @@ class Pool:
         self._bereave(client or server.owner, server)
 
     def _take_out(self, server: Server) -> None:
+        server.forget_statements()
         if server.state is ServerState.IDLE:
             self.idle.remove(server)
         elif server.state is ServerState.LEAVING:
@@ -707,6 +710,7 @@ class Pool:
         del self.clients[client]
         other.clients[client] = None
         client.pool = other
+        client.names.move(other.registry)
         if is_waiting(client):
             self.waiting.remove(client)
             other.claim(client)
