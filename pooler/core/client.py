@@ -41,8 +41,8 @@ from pooler.core.statements import TEXT_LIMIT, Names
 from pooler.wire import build, codes
 from pooler.wire.cutter import (
     END,
-    FROM_CLIENT_WITH_BINDS,
-    FROM_CLIENT_WITH_NAMES,
+    FROM_CLIENT,
+    FROM_CLIENT_CLOSELY,
     MORE,
     BadMessage,
     client_cutter,
@@ -355,8 +355,12 @@ class Client(Peer):
                     self._note_statement(body, hint)
             manage = names
             if stop == codes.QUERY:
+                self.names.unnamed = None  # a server drops it, too
                 manage = names and hint.flags & (DEALLOCATES | EXECUTES) != 0
             elif stop == codes.PARSE and body[:1] == b"\0":
+                self.names.parsed_unnamed(body)
+                if not self._hinted and not self.names.any:
+                    cutter.marks = FROM_CLIENT  # its Binds are of what it parsed on this server
                 manage = names and hint.flags & EXECUTES != 0
             elif stop == codes.PARSE and not names:
                 server.touched |= PREPARED
@@ -389,7 +393,7 @@ class Client(Peer):
                         hint="Use the unnamed statement, or session mode.",
                     )
                 instead = self.names.parse(body, server, kinds)
-                self._cutter.marks = FROM_CLIENT_WITH_NAMES
+                self._cutter.marks = FROM_CLIENT_CLOSELY
             elif kind == codes.DESCRIBE:
                 instead = self.names.describe(body, server, kinds)
             elif kind == codes.CLOSE:
@@ -424,8 +428,7 @@ class Client(Peer):
             self._hinted.pop(name, None)
         elif len(self._hinted) < HINTED_LIMIT:
             self._hinted[name] = hint
-            if self._cutter.marks is not FROM_CLIENT_WITH_NAMES:
-                self._cutter.marks = FROM_CLIENT_WITH_BINDS
+            self._cutter.marks = FROM_CLIENT_CLOSELY
 
     def _look_at_bind(self, body: bytes, server: "Server") -> None:
         """Note what the statement bound may do, and names of settings among its parameters."""
@@ -481,6 +484,8 @@ class Client(Peer):
     def go(self) -> None:
         """Start with the server that the pool has linked: pass on what was held."""
         self.move(ClientState.ACTIVE)
+        self.names.unnamed_here = False
+        self._cutter.marks = FROM_CLIENT_CLOSELY
         data, self._held = self._held, b""
         self.unbrake(HELD_FULL)
         self._forward(data)

@@ -22,7 +22,7 @@ from pooler.core.ledger import (
 )
 from pooler.core.peer import PEER_FULL, Edit, Peer, Transport, edited
 from pooler.core.settings import Host
-from pooler.core.statements import PREFIX, STALE, Effect, Prepared
+from pooler.core.statements import PREFIX, Effect, Prepared, made_to_fail
 from pooler.wire import build, codes, parse
 from pooler.wire.cutter import (
     END,
@@ -276,7 +276,7 @@ class Server(Peer):
             self.answer += data
         if self.state is not ServerState.ACTIVE and self.farewell is not None:
             self.pool.server_broke(self, "")
-        elif self.ledger.settled and at == len(data) and not self._cutter.left and not self._tail:
+        elif self.ledger.settled and not self._cutter.left and not self._tail:
             if self.chore is not None:
                 self._resume_chore()
             elif client is not None:
@@ -414,10 +414,8 @@ class Server(Peer):
 
     def _in_its_words(self, body: bytes, fields: dict[str, str], at: int) -> None:
         """Have an error about a statement name it as the client does."""
-        if (
-            fields.get("C") == codes.UNDEFINED_STATEMENT and STALE not in body
-        ):  # somebody deallocated them
-            self.prepared.clear()
+        if fields.get("C") == codes.UNDEFINED_STATEMENT and not made_to_fail(body):
+            self.prepared.clear()  # somebody deallocated them
         if self.client is not None:
             said = build.message(codes.ERROR_RESPONSE, self.client.names.in_its_words(body))
             self._edits.append((at, at + codes.HEADER + len(body), said))

@@ -41,11 +41,18 @@ _EXECUTE: Final = re.compile(rb"(?is)(\s*execute\s+)(\"(?:[^\"]|\"\")+\"|[a-z_][
 STALE: Final = PREFIX + b"stale"
 """The name of no statement: who binds it is told what PostgreSQL says of a changed result."""
 _STALE_ERROR: Final = build.error("ERROR", "0A000", "cached plan must not change result type")
+NOBODYS: Final = PREFIX + b"unnamed"
+"""The same for who binds the unnamed statement without having parsed one."""
+_NOBODYS_ERROR: Final = build.error(
+    "ERROR", codes.UNDEFINED_STATEMENT, "unnamed prepared statement does not exist"
+)
 _GONE: Final = build.message(codes.PARSE, PREFIX + b"gone\0\0\0\0")
 """Prepares an empty statement, to be deallocated in a client's stead."""
 
 TEXT_LIMIT: Final = 1_048_576
 """Bytes of a statement that can be prepared by name: it is kept to be prepared again."""
+UNNAMED_LIMIT: Final = 65_536
+"""Bytes of an unnamed statement that a client can bind in a later transaction."""
 CLIENT_LIMIT: Final = 10_000
 """Names that one client may have."""
 CLIENT_BYTES: Final = 16_777_216
@@ -62,6 +69,11 @@ _NO_PLAN: Final = frozenset(
     )
 )
 """Settings that no plan depends on."""
+
+
+def made_to_fail(said: bytes) -> bool:
+    """Return whether an error is one that the server was made to answer with."""
+    return STALE in said or NOBODYS in said
 
 
 def _sql_name(raw: bytes) -> bytes:
@@ -221,12 +233,19 @@ class Names:
         self._registry = client.pool.registry
         self._names: dict[bytes, Statement] = {}
         self._bytes = 0
+        self.unnamed: bytes | None = None  # the body of its last unnamed Parse
+        self.unnamed_here = False  # the server that it has knows that one
         self.recent: list[Statement] = []  # bound since its server was last at rest
         # of messages under way: what the names will stand for
         self._planned: dict[bytes, Statement | None] = {}
 
     def __len__(self) -> int:
         return len(self._names)
+
+    @property
+    def any(self) -> bool:
+        """True where there are names, or will be."""
+        return bool(self._names or self._planned)
 
     def _of(self, name: bytes) -> Statement | None:
         if name in self._planned:
@@ -283,8 +302,10 @@ class Names:
         """
         portal = message.find(b"\0", codes.HEADER) + 1
         end = message.find(b"\0", portal)
-        if portal <= 0 or end <= portal:
+        if portal <= 0 or end < 0:
             return None
+        if end == portal:
+            return self._bind_unnamed(message, size, end, server, kinds)
         statement = self._of(message[portal:end])
         if statement is None:  # perhaps prepared in SQL; else an error that the server makes
             return None
@@ -299,8 +320,37 @@ class Names:
         start = bytes([codes.BIND]) + length.to_bytes(4, "big") + message[codes.HEADER : portal]
         return 0, end, added + start + name
 
+    def _bind_unnamed(
+        self, message: bytes, size: int, end: int, server: "Server", kinds: bytearray
+    ) -> Edit | None:
+        """Have the unnamed statement be the client's own: the server may have another's."""
+        if self.unnamed_here:
+            return None
+        if self.unnamed is not None:
+            return 0, end, self._provide_unnamed(server, kinds) + message[:end]
+        length = (size - 1 + len(NOBODYS)).to_bytes(4, "big")
+        return 0, end, message[:1] + length + message[codes.HEADER : end] + NOBODYS
+
+    def _provide_unnamed(self, server: "Server", kinds: bytearray) -> bytes:
+        assert self.unnamed is not None
+        self.unnamed_here = True
+        kinds.append(OUR_PARSE)
+        server.effects.append(Effect(b"", None))
+        return build.message(codes.PARSE, self.unnamed)
+
+    def parsed_unnamed(self, body: bytes) -> None:
+        """Remember the client's unnamed statement: it may be bound on another server."""
+        self.unnamed_here = True
+        self.unnamed = body if len(body) <= UNNAMED_LIMIT else None
+
     def describe(self, body: bytes, server: "Server", kinds: bytearray) -> bytes | None:
         """Take a Describe."""
+        if body == b"S\0" and not self.unnamed_here:
+            kinds_before = len(kinds)
+            added = b"" if self.unnamed is None else self._provide_unnamed(server, kinds)
+            name = NOBODYS if len(kinds) == kinds_before else b""
+            kinds.append(codes.DESCRIBE)
+            return added + build.message(codes.DESCRIBE, b"S" + name + b"\0")
         statement = self._of(body[1:-1]) if body[:1] == b"S" and len(body) > 2 else None
         if statement is None:
             return None
@@ -365,6 +415,8 @@ class Names:
         """Return what a server said with our names replaced by the client's."""
         if STALE in said:
             return _STALE_ERROR[codes.HEADER :]
+        if NOBODYS in said:
+            return _NOBODYS_ERROR[codes.HEADER :]
         ours = {statement.name: name for name, statement in self._names.items()}
         for name, statement in self._planned.items():
             if statement is not None:

@@ -56,15 +56,10 @@ FROM_CLIENT: Final = _marks(
 FROM_SERVER: Final = _marks(server_replies=COUNT, server_look=STOP, server_quiet=PASS)
 """Marks for what a logged-in server sends."""
 
-FROM_CLIENT_WITH_NAMES: Final = bytes(
+FROM_CLIENT_CLOSELY: Final = bytes(
     STOP if kind in (BIND, DESCRIBE, CLOSE) else mark for kind, mark in enumerate(FROM_CLIENT)
 )
-"""The same for a client whose statements' names are ours to manage."""
-
-FROM_CLIENT_WITH_BINDS: Final = bytes(
-    STOP if kind == BIND else mark for kind, mark in enumerate(FROM_CLIENT)
-)
-"""The same for a client whose Binds have to be looked at."""
+"""The same where the names of prepared statements have to be looked at."""
 
 _STOP_AT_ALL: Final = bytes(BAD if mark == BAD else STOP for mark in FROM_CLIENT)
 
