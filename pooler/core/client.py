@@ -8,13 +8,12 @@ from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
-from pooler.core import session
+from pooler.core import policy, session
 from pooler.core.errors import CloseReason, PoolerError, protocol_violation
 from pooler.core.hints import (
     ANYTHING,
     DATABASE,
     EXECUTES,
-    MEMORY,
     NOTHING,
     NOTIFIES,
     SEQUENCES,
@@ -34,6 +33,7 @@ from pooler.wire.cutter import (
     BadMessage,
     client_cutter,
     peek,
+    spliced,
 )
 
 if TYPE_CHECKING:
@@ -136,6 +136,8 @@ class Client(Peer):
         self._skipping = False  # to the next Sync, as a server does after an error
         # hints
         self._hinted: dict[bytes, Hint] = {}  # of prepared statements, by name
+        self._replaced: list[tuple[int, int, bytes]] = []  # of the chunk: where, size, by what
+        self._warned = 0  # of which features, by their hints
         self._prepared_flags = 0  # what EXECUTE of a statement prepared in SQL may do
 
     def __repr__(self) -> str:
@@ -274,6 +276,7 @@ class Client(Peer):
         cutter = self._cutter
         self.pool.counters.received += len(data)
         before = cutter.left
+        self._replaced.clear()
         try:
             at = self._walk(data, server)
         except BadMessage as bad:
@@ -284,6 +287,8 @@ class Client(Peer):
             if not self.terminated:
                 self._held = data[at:]
             data = data[:at]
+        if self._replaced:
+            data = spliced(data, self._replaced)
         if server.ledger.settled:
             server.busy_since = self.pool.edge.now()
             if server.status == codes.IDLE:
@@ -316,6 +321,8 @@ class Client(Peer):
                 self._look_at_bind(body, server)
             else:
                 hint = self.pool.hints.of(body) if at + size <= end else TOO_LONG
+                if hint.shown is not None:
+                    hint = self._apply_policy(hint, stop, body, at, size)
                 if hint is not NOTHING:
                     self._heed(hint, server)
                     if hint.flags & DATABASE:
@@ -325,6 +332,29 @@ class Client(Peer):
             cutter.kinds.append(stop)
             at = cutter.pass_over(data, at)
 
+    def _apply_policy(self, hint: Hint, kind: int, body: bytes, at: int, size: int) -> Hint:
+        """Warn of what a text shows, or have another sent in its place; return its hint then."""
+        assert hint.shown is not None
+        for feature in hint.shown.warned:
+            self.warn(feature)
+        refused = hint.shown.refused
+        if refused is None:
+            return hint
+        self.pool.counters.refusals += 1
+        self._replaced.append((at, size, policy.replacement(kind, body, refused)))
+        return NOTHING
+
+    def warn(self, feature: "policy.Feature") -> None:
+        """Tell the client once what a feature costs it, now or when its transaction has ended."""
+        if self._warned & feature.flags or self.state is ClientState.CLOSED:
+            return
+        self._warned |= feature.flags
+        message = policy.notice(feature)
+        if self.server is None or self.server.ledger.settled:
+            self.send(message)
+        else:
+            self._notes.append(message)
+
     def _heed(self, hint: Hint, server: "Server") -> None:
         """Note what a text that the client sent may do to the session."""
         if hint.local and not server.ledger.owed:
@@ -332,7 +362,7 @@ class Client(Peer):
         flags = hint.flags
         if flags & EXECUTES:
             flags |= self._prepared_flags
-        server.touched |= flags & MEMORY
+        server.touch(flags, hint)
         if flags & NOTIFIES:
             server.notifier = self.pid
         if hint.unlistened and self.listening:
@@ -357,9 +387,9 @@ class Client(Peer):
         hint = self._hinted.get(name)
         if hint is None:
             if len(self._hinted) >= HINTED_LIMIT:
-                server.touched |= ANYTHING
+                server.touch(ANYTHING, TOO_LONG)
             return
-        server.touched |= hint.flags & MEMORY
+        server.touch(hint.flags, hint)
         if hint.unnamed and len(self.custom) < CUSTOM_LIMIT:
             self.custom |= names_in(body)
 

@@ -8,20 +8,23 @@ asks what is overdue.
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
-from pooler.core import hints, session, truth
+from pooler.core import hints, policy, session, truth
 from pooler.core.chores import Chore, Unusable
 from pooler.core.errors import CloseReason
 from pooler.core.ledger import Ledger
 from pooler.core.peer import PEER_FULL, Peer, Transport
 from pooler.core.settings import Host
 from pooler.wire import build, codes, parse
-from pooler.wire.cutter import END, MORE, BadMessage, server_cutter
+from pooler.wire.cutter import END, MORE, BadMessage, server_cutter, spliced
 
 if TYPE_CHECKING:
     from pooler.core.client import Client
     from pooler.core.pool import Pool
 
 _COMMAND_COMPLETE: Final = bytearray([codes.COMMAND_COMPLETE])
+
+CAUSES: Final = 32
+"""Statements that may have changed something, remembered until that is known."""
 
 LOOK_LIMIT: Final = 65_536
 """Bytes of a message kept back until it is whole so that we can read it; a longer one passes."""
@@ -109,6 +112,7 @@ class Server(Peer):
         self.settings = session.NONE  # set on it since it was opened
         self.aim: session.Settings | None = None  # what its chore sets, if anything
         self.touched = 0  # hints: what its client may have changed since that was known
+        self.causes: list[tuple[int, hints.Hint | bytes]] = []  # of these: flags, text or tag
         self.excused = False  # a SET LOCAL is under way, and nothing else
         self.last_client = 0  # the number of the client that used it last
         self.channels: frozenset[str] = frozenset()  # it listens to, as of the last question
@@ -134,7 +138,7 @@ class Server(Peer):
         # the stream
         self._cutter = server_cutter()
         self._tail = b""  # start of a message kept back until it is whole
-        self._senders: list[tuple[int, int]] = []  # where in the chunk, and who, to be put there
+        self._replaced: list[tuple[int, int, bytes]] = []  # of the chunk: where, size, by what
         self.answer: bytearray | None = None  # what came since a chore asked a question
         self.farewell: dict[str, str] | None = None  # the FATAL that the server sent
 
@@ -156,6 +160,15 @@ class Server(Peer):
     def rebase(self) -> None:
         """Take what the server reports now as what a session has before anybody sets anything."""
         self.base = self.pool.shelf.shared({k.lower(): v for k, v in self.parameters.items()})
+
+    def touch(self, flags: int, cause: hints.Hint | bytes) -> None:
+        """Note what its client may have changed, and by which text or command tag."""
+        flags &= self.pool.rules.memory
+        new = flags & ~self.touched
+        if new:
+            self.touched |= new
+            if len(self.causes) < CAUSES:
+                self.causes.append((new, cause))
 
     # -- to the server
 
@@ -225,8 +238,9 @@ class Server(Peer):
             self._tail = data[at:]
             data = data[:at]
         client = self.client
-        if self._senders:
-            data = self._with_senders(data)
+        if self._replaced:
+            data = spliced(data, self._replaced)
+            self._replaced.clear()
         if client is not None and self.state is ServerState.ACTIVE and data:
             client.send(data)
             client = self.client  # one of our own may have left over what it was told
@@ -245,13 +259,6 @@ class Server(Peer):
             or (self.state is ServerState.IDLE and self._cutter.left)
         ):
             self.pool.server_broke(self, "a reply that nobody asked for")
-
-    def _with_senders(self, data: bytes) -> bytes:
-        patched = bytearray(data)
-        for at, sender in self._senders:
-            patched[at : at + 4] = sender.to_bytes(4, "big")
-        self._senders.clear()
-        return bytes(patched)
 
     def _walk(self, data: bytes) -> int:
         """Note what the messages in `data` mean; return where what must be kept back begins."""
@@ -281,7 +288,8 @@ class Server(Peer):
                 if self.state is ServerState.ACTIVE:
                     flags = hints.of_tag(data[at + codes.HEADER : at + codes.HEADER + 3])
                     if flags and not self.excused:
-                        self.touched |= flags
+                        tag = data[at + codes.HEADER : at + size - 1]
+                        self.touch(flags | hints.of_definition(tag), tag)
             elif stop == codes.READY_FOR_QUERY:
                 if size != codes.HEADER + 1:
                     raise BadMessage("invalid length of ReadyForQuery")
@@ -293,7 +301,7 @@ class Server(Peer):
             elif stop == codes.NOTIFICATION_RESPONSE:
                 self._notified(data[at : at + size], at)
             else:
-                self._look(stop, data[at + codes.HEADER : at + size])
+                self._look(stop, data[at + codes.HEADER : at + size], at)
             at = cutter.pass_over(data, at)
 
     def _count_query(self) -> None:
@@ -317,10 +325,10 @@ class Server(Peer):
         if self.client is None or self.state is not ServerState.ACTIVE:  # what we asked goes on
             client.send(message[:5] + sender.to_bytes(4, "big") + message[9:])
         elif sender != sent_on:
-            self._senders.append((at + codes.HEADER, sender))
+            self._replaced.append((at + codes.HEADER, 4, sender.to_bytes(4, "big")))
         client.heard_here(message)
 
-    def _look(self, kind: int, body: bytes) -> None:
+    def _look(self, kind: int, body: bytes, at: int) -> None:
         if kind == codes.COPY_IN_RESPONSE:
             self.ledger.copy_started()
             if self.client is None:  # it left before its COPY began: a cancel does not end that
@@ -336,6 +344,8 @@ class Server(Peer):
                 self.ledger.failed()
                 if self.client is None:
                     self.stand_in()
+                elif self.pool.rules.refuses and (told := policy.refusal(fields)) is not None:
+                    self._replaced.append((at, codes.HEADER + len(body), told))
             self.pool.counters.errors += 1
 
     def _parameter_changed(self, name: str, value: str) -> None:
@@ -348,7 +358,7 @@ class Server(Peer):
             self.base = shelf.shared({**self.base, **setting})
         elif self.client is not None and self.state is ServerState.ACTIVE:
             self.client.told = self.parameters
-            self.touched |= hints.SETTINGS
+            self.touch(hints.SETTINGS, name.encode())
 
     def connection_made(self, transport: Transport) -> None:
         """Nothing to do: the login has been through this transport already."""

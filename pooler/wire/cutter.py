@@ -139,6 +139,16 @@ def peek(data: bytes, at: int) -> tuple[int, int]:
     return cutter.stop, cutter.size
 
 
+def spliced(data: bytes, replaced: list[tuple[int, int, bytes]]) -> bytes:
+    """Return `data` with parts replaced: at which offset, how many bytes, by what; in order."""
+    parts: list[bytes] = []
+    done = 0
+    for at, size, new in replaced:
+        parts += (data[done:at], new)
+        done = at + size
+    return b"".join((*parts, data[done:]))
+
+
 def client_cutter() -> Cutter:
     """Return a cutter for what a logged-in client sends."""
     return Cutter(FROM_CLIENT, _SMALL)
