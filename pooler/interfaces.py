@@ -24,7 +24,14 @@ _PATIENCE: Final = 1.0  # seconds; the kernel answers at once
 
 
 def interfaces() -> list[Interface]:
-    """Every address, loopback included; some 50 us. OSError."""
+    """Every address, loopback included; none where the kernel does not say. Some 0.2 ms."""
+    try:
+        return _asked()
+    except OSError:  # a sandbox without netlink
+        return []
+
+
+def _asked() -> list[Interface]:
     found: list[Interface] = []
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as link:
         link.settimeout(_PATIENCE)

@@ -271,7 +271,9 @@ class Service(Edge):
         tasks = [
             loop.create_task(self._tick()),
             loop.create_task(self._reload_when_asked()),
-            loop.create_task(watch(lambda: self.config.files, self._reload_wanted.set)),
+            loop.create_task(
+                watch(lambda: self.config.files, lambda: self.config.seen, self._reload_wanted.set)
+            ),
         ]
         logs.event(logging.INFO, "ready")
         notify("READY=1")

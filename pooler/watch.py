@@ -14,29 +14,37 @@ INTERVAL: Final = 1.0  # seconds
 Signature = tuple[object, ...]
 
 
+def look(name: str) -> object:
+    """Return what differs when the file was written, replaced or re-linked."""
+    try:
+        found = os.stat(name)
+    except (OSError, ValueError) as error:
+        return name, getattr(error, "errno", 0)
+    return os.path.realpath(name), found.st_ino, found.st_size, found.st_mtime_ns
+
+
 def signature(files: Iterable[str]) -> Signature:
-    """Return what differs when any of the files was written, replaced or re-linked."""
-    seen: list[object] = []
-    for name in files:
-        try:
-            found = os.stat(name)
-            seen.append((os.path.realpath(name), found.st_ino, found.st_size, found.st_mtime_ns))
-        except OSError as error:
-            seen.append((name, error.errno))
-    return tuple(seen)
+    """Return how all the files look."""
+    return tuple(look(name) for name in files)
 
 
-async def watch(files: Callable[[], Iterable[str]], changed: Callable[[], None]) -> None:
-    """Call `changed` once after each change, when the files have been still for an interval."""
-    reported = last = signature(files())
-    names = tuple(files())
+async def watch(
+    files: Callable[[], Iterable[str]],
+    loaded: Callable[[], Signature],
+    changed: Callable[[], None],
+) -> None:
+    """Call `changed` once after each change, when the files have been still for an interval.
+
+    `loaded` is how they looked when they were read, so that nothing gets lost between a reload and
+    the next look.
+    """
+    reported = known = last = loaded()
     while True:
         await asyncio.sleep(INTERVAL)
         now = signature(files())
-        if tuple(files()) != names:  # a reload reads other files: what they are now is known
-            names = tuple(files())
-            reported = last = now
-        elif now == last and now != reported:
+        if loaded() != known:  # a reload has read them, and maybe others
+            reported = known = loaded()
+        if now == last and now != reported:
             reported = now
             changed()
         last = now

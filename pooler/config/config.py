@@ -6,7 +6,7 @@ pool those of the server's user, since clients of several users may share the po
 """
 
 from dataclasses import replace
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import ConfigDict, Field, InstanceOf, SecretStr
 
@@ -47,6 +47,8 @@ class Config(Settings):
     """The configuration file."""
     files: tuple[str, ...] = ()
     """Every file that was read: a change of any of them is a reason to load again."""
+    seen: tuple[Any, ...] = ()
+    """How they looked before they were read; see `pooler.watch`."""
     stored: dict[str, SecretStr] = Field(default={})
     """Secrets of auth.file by user."""
     rules: InstanceOf[Rules] = Field(default=Rules(), exclude=True)
@@ -152,6 +154,10 @@ class Config(Settings):
                 user.reserve_pool_size, db.reserve_pool_size, defaults.reserve_pool_size
             ),
             reserve_pool_timeout=_first(db.reserve_pool_timeout, timeouts.reserve_pool_timeout),
+            max_prepared_statements=_first(
+                db.max_prepared_statements, defaults.max_prepared_statements
+            ),
+            max_prepared_bytes=_first(db.max_prepared_bytes, defaults.max_prepared_bytes),
             server_round_robin=_first(db.server_round_robin, defaults.server_round_robin),
             server_idle_timeout=_first(db.server_idle_timeout, timeouts.server_idle_timeout),
             server_lifetime=_first(db.server_lifetime, timeouts.server_lifetime),

@@ -36,6 +36,7 @@ from pooler.config.userlist import parse_userlist
 from pooler.config.validate import validate
 from pooler.config.yamltext import parse
 from pooler.core.settings import SslMode
+from pooler.watch import look
 
 MAX_CONFIG = 1 << 20
 MAX_USERLIST = 1 << 24
@@ -70,7 +71,8 @@ class _Loading:
     def __init__(self, environ: Mapping[str, str]) -> None:
         self.environ = environ
         self.base = ""
-        self.files: list[str] = []
+        self.files: dict[str, object] = {}
+        """How each file looked before it was read."""
         self.problems: list[Problem] = []
         self.broken: list[Path] = []
         """Settings that have a problem."""
@@ -105,7 +107,8 @@ class _Loading:
         return Config(
             **{name: getattr(settings, name) for name in Settings.model_fields},
             source=path,
-            files=tuple(dict.fromkeys(self.files)),
+            files=tuple(self.files),
+            seen=tuple(self.files.values()),
             stored={user: SecretStr(secret) for user, secret in stored.items()},
             rules=rules,
             maps=maps,
@@ -124,7 +127,7 @@ class _Loading:
 
     def read(self, file: str, limit: int) -> bytes | str:
         """The file's bytes, or why it can not be read, as a predicate."""
-        self.files.append(file)
+        self.files.setdefault(file, look(file))
         try:
             with open(file, "rb") as stream:
                 data = stream.read(limit + 1)
@@ -306,12 +309,12 @@ class _Files:
 
     def exists(self, file: str) -> bool:
         """Whether there is such a file; it may come later."""
-        self._loading.files.append(file)
+        self._loading.files.setdefault(file, look(file))
         return os.path.exists(file)
 
     def folder(self, name: str) -> list[str] | str:
         """The names in a folder, which changes itself when one comes or goes."""
-        self._loading.files.append(name)
+        self._loading.files.setdefault(name, look(name))
         try:
             return os.listdir(name)
         except (OSError, ValueError) as error:

@@ -359,6 +359,10 @@ class Defaults(Section):
     """Query of the check after server_check_delay; "" turns the check off."""
     server_reset_query: str = "DISCARD ALL"
     """Query that cleans a server connection after a session-mode client; "" for none."""
+    max_prepared_statements: Count = 200
+    """Named statements kept on each server connection; 0 passes clients' names on as they are."""
+    max_prepared_bytes: Count = 4_194_304
+    """Bytes of their texts, on each server connection."""
 
 
 _PINNED = [policy.value for policy in Policy if policy is not Policy.TRACK]
@@ -502,6 +506,8 @@ class Database(Shared):
     server_round_robin: bool | None = inherited(Defaults, "server_round_robin")
     server_check_query: str | None = inherited(Defaults, "server_check_query")
     server_reset_query: str | None = inherited(Defaults, "server_reset_query")
+    max_prepared_statements: Count | None = inherited(Defaults, "max_prepared_statements")
+    max_prepared_bytes: Count | None = inherited(Defaults, "max_prepared_bytes")
     server_connect_timeout: Duration | None = inherited(Timeouts, "server_connect_timeout")
     server_login_retry: Duration | None = inherited(Timeouts, "server_login_retry")
     server_idle_timeout: Duration | None = inherited(Timeouts, "server_idle_timeout")

@@ -9,13 +9,15 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from pooler.core import policy, session
-from pooler.core.errors import CloseReason, PoolerError, protocol_violation
+from pooler.core.errors import ClientFault, CloseReason, PoolerError, protocol_violation
 from pooler.core.hints import (
     ANYTHING,
     DATABASE,
+    DEALLOCATES,
     EXECUTES,
     NOTHING,
     NOTIFIES,
+    PREPARED,
     SEQUENCES,
     TOO_LONG,
     Hint,
@@ -23,17 +25,27 @@ from pooler.core.hints import (
     names_in,
 )
 from pooler.core.limits import Gauge
-from pooler.core.peer import HELD_FULL, HOLD_LIMIT, OWN_FULL, PEER_FULL, Peer, Transport
-from pooler.core.settings import SessionSettings
+from pooler.core.peer import (
+    HELD_FULL,
+    HOLD_LIMIT,
+    OWN_FULL,
+    PEER_FULL,
+    Edit,
+    Peer,
+    Transport,
+    edited,
+)
+from pooler.core.settings import PoolMode, SessionSettings
+from pooler.core.statements import TEXT_LIMIT, Names
 from pooler.wire import build, codes
 from pooler.wire.cutter import (
     END,
     FROM_CLIENT_WITH_BINDS,
+    FROM_CLIENT_WITH_NAMES,
     MORE,
     BadMessage,
     client_cutter,
     peek,
-    spliced,
 )
 
 if TYPE_CHECKING:
@@ -134,9 +146,10 @@ class Client(Peer):
         self._held = b""  # received and not passed on
         self._drop = 0  # bytes still to come of a message to be ignored
         self._skipping = False  # to the next Sync, as a server does after an error
+        self._edits: list[Edit] = []  # to be made in the chunk under way
+        self.names = Names(self)
         # hints
         self._hinted: dict[bytes, Hint] = {}  # of prepared statements, by name
-        self._replaced: list[tuple[int, int, bytes]] = []  # of the chunk: where, size, by what
         self._warned = 0  # of which features, by their hints
         self._prepared_flags = 0  # what EXECUTE of a statement prepared in SQL may do
 
@@ -276,26 +289,34 @@ class Client(Peer):
         cutter = self._cutter
         self.pool.counters.received += len(data)
         before = cutter.left
-        self._replaced.clear()
+        if server.ledger.settled:
+            self.names.recent.clear()
         try:
             at = self._walk(data, server)
         except BadMessage as bad:
             cutter.left = before  # nothing of this chunk is passed on
             self.fail(protocol_violation(str(bad)), CloseReason.PROTOCOL_VIOLATION)
             return
+        except ClientFault as fault:
+            cutter.left = before
+            self.fail(fault, CloseReason.TOO_MANY)
+            return
         if at < len(data):
             if not self.terminated:
                 self._held = data[at:]
             data = data[:at]
-        if self._replaced:
-            data = spliced(data, self._replaced)
         if server.ledger.settled:
             server.busy_since = self.pool.edge.now()
             if server.status == codes.IDLE:
                 server.transaction_since = server.busy_since
-        if data:
-            server.send(data, cutter.kinds)
-            cutter.kinds.clear()
+        kinds = cutter.kinds
+        if self._edits:
+            data = edited(data, self._edits)
+            server.send(data, kinds)
+            server.watch(kinds)
+        elif data:
+            server.send(data, kinds)
+        kinds.clear()
         if self.terminated:
             self.close(CloseReason.TERMINATED)
         elif server.ledger.settled:
@@ -305,6 +326,12 @@ class Client(Peer):
         """Note what the messages in `data` mean; return where what cannot be passed on begins."""
         cutter = self._cutter
         end = len(data)
+        names = (
+            self.mode is not PoolMode.SESSION
+            and not self.pool.single_use
+            and self.pool.settings.max_prepared_statements > 0
+        )
+        replacement = b""
         at = cutter.scan(data, 0)
         while True:
             stop = cutter.stop
@@ -314,35 +341,50 @@ class Client(Peer):
                 self.terminated = True
                 return at
             size = cutter.size
-            if at + size > end and size <= HOLD_LIMIT:
+            if at + size > end and size <= (TEXT_LIMIT if stop == codes.PARSE else HOLD_LIMIT):
                 return at
             body = data[at + codes.HEADER : min(at + size, end)]
             if stop == codes.BIND:
                 self._look_at_bind(body, server)
-            else:
+            elif stop in (codes.QUERY, codes.PARSE):
                 hint = self.pool.hints.of(body) if at + size <= end else TOO_LONG
-                if hint.shown is not None:
-                    hint = self._apply_policy(hint, stop, body, at, size)
+                if hint.shown is not None and self.mode is not PoolMode.SESSION:
+                    hint, replacement = self._apply_policy(hint, stop, body)
                 if hint is not NOTHING:
                     self._heed(hint, server)
                     if hint.flags & DATABASE:
                         self.pool.edge.vacate(databases_in(body))
                 if stop == codes.PARSE and (hint is not NOTHING or self._hinted):
                     self._note_statement(body, hint)
-            cutter.kinds.append(stop)
+                if replacement:
+                    body = replacement[codes.HEADER :]
+            manage = names
+            if stop == codes.QUERY:
+                manage = names and hint.flags & (DEALLOCATES | EXECUTES) != 0
+            elif stop == codes.PARSE and body[:1] == b"\0":
+                manage = names and hint.flags & EXECUTES != 0
+            elif stop == codes.PARSE and not names:
+                server.touch(PREPARED, hint)
+            if not manage or not self._rename(stop, body, data, at, size, server):
+                cutter.kinds.append(stop)
+                if replacement:
+                    self._edits.append((at, at + size, replacement))
+            replacement = b""
             at = cutter.pass_over(data, at)
 
-    def _apply_policy(self, hint: Hint, kind: int, body: bytes, at: int, size: int) -> Hint:
-        """Warn of what a text shows, or have another sent in its place; return its hint then."""
+    def _apply_policy(self, hint: Hint, kind: int, body: bytes) -> tuple[Hint, bytes]:
+        """Warn of what a text shows, or refuse it; return hint and bytes of what is sent instead.
+
+        Nothing is, b"", where it is not refused.
+        """
         assert hint.shown is not None
         for feature in hint.shown.warned:
             self.warn(feature)
         refused = hint.shown.refused
         if refused is None:
-            return hint
+            return hint, b""
         self.pool.counters.refusals += 1
-        self._replaced.append((at, size, policy.replacement(kind, body, refused)))
-        return NOTHING
+        return NOTHING, policy.replacement(kind, body, refused)
 
     def warn(self, feature: "policy.Feature") -> None:
         """Tell the client once what a feature costs it, now or when its transaction has ended."""
@@ -354,6 +396,44 @@ class Client(Peer):
             self.send(message)
         else:
             self._notes.append(message)
+
+    def _rename(
+        self, kind: int, body: bytes, data: bytes, at: int, size: int, server: "Server"
+    ) -> bool:
+        """Have a message name its statement as the server does; False: it is sent as it is."""
+        kinds = self._cutter.kinds
+        if server.ledger.skipping and codes.SYNC not in kinds:
+            return False  # the server will not read it
+        end = min(at + size, len(data))
+        whole = end == at + size
+        edit: Edit | None = None
+        if kind == codes.BIND:
+            edit = self.names.bind(data[at:end], size, server, kinds)
+            if edit is None:
+                return False
+            self._edits.append((at, at + edit[1], edit[2]))
+            kinds.append(codes.BIND)
+        else:
+            instead: bytes | None = None
+            if kind == codes.PARSE:
+                if not whole:
+                    raise ClientFault(
+                        codes.PROGRAM_LIMIT_EXCEEDED,
+                        f"a statement of more than {TEXT_LIMIT} bytes cannot be prepared by name",
+                        hint="Use the unnamed statement, or session mode.",
+                    )
+                instead = self.names.parse(body, server, kinds)
+                self._cutter.marks = FROM_CLIENT_WITH_NAMES
+            elif kind == codes.DESCRIBE:
+                instead = self.names.describe(body, server, kinds)
+            elif kind == codes.CLOSE:
+                instead = self.names.close(body, server, kinds)
+            elif kind == codes.QUERY:
+                instead = self.names.in_sql(body, server, kinds)
+            if instead is None:
+                return False
+            self._edits.append((at, end, instead))
+        return True
 
     def _heed(self, hint: Hint, server: "Server") -> None:
         """Note what a text that the client sent may do to the session."""
@@ -378,7 +458,8 @@ class Client(Peer):
             self._hinted.pop(name, None)
         elif len(self._hinted) < HINTED_LIMIT:
             self._hinted[name] = hint
-            self._cutter.marks = FROM_CLIENT_WITH_BINDS
+            if self._cutter.marks is not FROM_CLIENT_WITH_NAMES:
+                self._cutter.marks = FROM_CLIENT_WITH_BINDS
 
     def _look_at_bind(self, body: bytes, server: "Server") -> None:
         """Note what the statement bound may do, and names of settings among its parameters."""
@@ -421,7 +502,8 @@ class Client(Peer):
             self.fail(protocol_violation(str(bad)), CloseReason.PROTOCOL_VIOLATION)
             return
         self._held = held = held[at:]
-        if kind != MORE and (size <= len(held) or len(held) >= HOLD_LIMIT):
+        enough = TEXT_LIMIT if kind == codes.PARSE else HOLD_LIMIT
+        if kind != MORE and (size <= len(held) or len(held) >= enough):
             self.move(ClientState.WAITING)
             if kind in (codes.QUERY, codes.PARSE):
                 flags = self.pool.hints.of(held[codes.HEADER : size]).flags

@@ -38,10 +38,12 @@ DATABASE: Final = 2048
 """DROP, ALTER or CREATE DATABASE, in whose way our idle servers would stand."""
 NOTIFIES: Final = 4096
 """NOTIFY: who sent it is to be known when it arrives."""
-ADVANCES: Final = 8192
+ADVANCES: Final = 16384
 """nextval or setval: what currval and lastval tell of."""
-FUNCTIONS: Final = 16384
+FUNCTIONS: Final = 32768
 """Functions, or what calls them, were created, changed or dropped: see `catalog`."""
+DEALLOCATES: Final = 8192
+"""DEALLOCATE, perhaps of a statement prepared in the extended protocol."""
 ANYTHING: Final = SETTINGS | PREPARED | CHANNELS | LOCKS | CURSORS | TEMPORARY
 
 _REMEMBERED: Final = 20_000
@@ -94,6 +96,7 @@ _WORDS: Final = (
     (ADVANCES, rb"nextval|setval"),
     (DATABASE, rb"database"),
     (NOTIFIES, rb"notify"),
+    (DEALLOCATES, rb"deallocate"),
 )
 _PATTERN: Final = re.compile(
     rb"(?i)\b\w*?(?:" + b"|".join(b"(%b)" % words for _, words in _WORDS) + rb")"

@@ -13,13 +13,19 @@ handle them:
 - a simple Query can hold several COPY, each with a copy end of its own;
 - any other message during COPY IN ends the connection.
 
+Messages that `statements` adds, leaves out or renames have kinds of their own, so that a reply is
+known to be one of them: `special` counts those.
+
 Where the server's reading cannot be told from its replies, `unsure` is set and stays: such a
 server is never settled again, so nobody else gets it.
 """
 
+from typing import Final
+
 from pooler.wire.codes import (
     BIND,
     CLOSE,
+    CLOSE_COMPLETE,
     COMMAND_COMPLETE,
     COPY_DONE,
     COPY_FAIL,
@@ -27,9 +33,22 @@ from pooler.wire.codes import (
     EXECUTE,
     FUNCTION_CALL,
     PARSE,
+    PARSE_COMPLETE,
     QUERY,
     SYNC,
 )
+
+OUR_PARSE: Final = 1
+"""A Parse that the client did not send: its reply is taken out."""
+LEFT_OUT_PARSE: Final = 2
+"""A Parse that the server is not sent: its reply is put in."""
+LEFT_OUT_CLOSE: Final = 3
+"""The same of a Close."""
+RENAMED_PARSE: Final = 4
+"""A Parse of a client's name, under ours."""
+OUR_CLOSE: Final = 5
+"""A Close that the client did not send: its reply is taken out."""
+SPECIAL: Final = 5  # the last of them
 
 
 def _answers() -> list[int]:
@@ -41,7 +60,7 @@ def _answers() -> list[int]:
 
 
 _ANSWERS = _answers()
-_EXTENDED = bytes([PARSE, BIND, DESCRIBE, EXECUTE, CLOSE])
+_EXTENDED = bytes([PARSE, BIND, DESCRIBE, EXECUTE, CLOSE, *range(1, SPECIAL + 1)])
 _ENDS_COPY = bytes([COPY_DONE, COPY_FAIL])
 
 
@@ -56,10 +75,11 @@ def _ends_unsynced(kinds: bytearray, before: bool) -> bool:
 class Ledger:
     """What one server still owes."""
 
-    __slots__ = ("copy_in", "owed", "skipping", "swallowed", "unsure", "unsynced")
+    __slots__ = ("copy_in", "owed", "skipping", "special", "swallowed", "unsure", "unsynced")
 
     def __init__(self) -> None:
         self.owed = bytearray()  # kinds of the messages not yet answered, oldest first
+        self.special = 0  # how many of them are of a special kind
         self.unsynced = False  # the last message sent was extended: a Sync has to come
         self.skipping = False  # an error made the server skip, and no Sync was sent yet
         self.copy_in = False  # the server reads copy data
@@ -122,6 +142,30 @@ class Ledger:
                 if len(owed) > 1 and owed[1] in _ENDS_COPY:
                     del owed[1]
 
+    def answered(self, reply: int) -> int:
+        """Note one reply while there is something special; return the special kind it answers."""
+        owed = self.owed
+        head = owed[0] if owed else 0
+        if not 0 < head <= SPECIAL:
+            self.replied(bytearray([reply]))
+            return 0
+        if reply != (CLOSE_COMPLETE if head == OUR_CLOSE else PARSE_COMPLETE):
+            return 0
+        del owed[0]
+        self.special -= 1
+        return head
+
+    def left_out(self) -> int:
+        """Return the special kind at the front for which no reply will come, 0 if there is none."""
+        owed = self.owed
+        if not owed or owed[0] not in (LEFT_OUT_PARSE, LEFT_OUT_CLOSE):
+            return 0
+        kind = owed[0]
+        del owed[0]
+        self.special -= 1
+        self._drop_ignored()
+        return kind
+
     def copy_started(self) -> None:
         """Note a CopyInResponse: from here the server ignores Sync until the COPY ends."""
         owed = self.owed
@@ -134,24 +178,33 @@ class Ledger:
             self.swallowed = True
         self.unsynced = _ends_unsynced(owed, False)
 
-    def failed(self) -> None:
-        """Note an ErrorResponse that does not end the connection."""
+    def failed(self) -> bytes:
+        """Note an ErrorResponse that does not end the connection.
+
+        Returns the special kinds among the messages that the server failed at or skips, in order.
+        """
         owed = self.owed
         if self.copy_in:
             if self.swallowed:
                 self.unsure = True  # whether that Sync will be answered
             self._copy_over()
         if owed and owed[0] not in _EXTENDED:
-            return
+            return b""
         if not owed and not self.unsynced:
-            return
+            return b""
         sync = owed.find(SYNC)
+        skipped = owed[:] if sync < 0 else owed[:sync]
         if sync < 0:
             owed.clear()
             self.unsynced = False
             self.skipping = True
         else:
             del owed[:sync]
+        if not self.special:
+            return b""
+        special = bytes(kind for kind in skipped if kind <= SPECIAL)
+        self.special -= len(special)
+        return special
 
     def ready(self) -> None:
         """Note a ReadyForQuery, which ends what the oldest Query, Sync or function call began."""

@@ -24,6 +24,23 @@ WRITE_HIGH: Final = 65_536
 """Bytes waiting to be written to a peer above which reading from its other side is paused."""
 
 
+Edit = tuple[int, int, bytes]
+"""A change of a chunk: what comes instead of the bytes from start to end."""
+
+
+def edited(data: bytes, edits: list[Edit]) -> bytes:
+    """Return a chunk with its changes made, in the order in which they stand; empties the list."""
+    parts: list[bytes] = []
+    done = 0
+    for start, end, instead in edits:
+        parts.append(data[done:start])
+        parts.append(instead)
+        done = end
+    parts.append(data[done:])
+    edits.clear()
+    return b"".join(parts)
+
+
 class Transport(Protocol):
     """The part of `asyncio.Transport` that a peer needs."""
 

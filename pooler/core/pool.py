@@ -34,6 +34,7 @@ from pooler.core.pins import Pin
 from pooler.core.policy import Rules
 from pooler.core.server import Server, ServerState
 from pooler.core.settings import PoolMode, PoolSettings, Target
+from pooler.core.statements import Registry
 from pooler.core.supply import Supply
 from pooler.wire import build, codes
 from pooler.wire.logins import Credential
@@ -92,6 +93,7 @@ class Pool:
         self.broadcast = Broadcast(self)
         self.rules = Rules(settings.session_state)
         self.hints = Hints(self.rules, {})
+        self.registry = Registry(shelf)
         # clients
         self.clients: dict[Client, None] = {}
         self.waiting: deque[Client] = deque()  # oldest first; some may have left meanwhile
@@ -579,6 +581,7 @@ class Pool:
         self.edge.client_closed(client, reason, text)
         self.keeper.forget(client)
         self.broadcast.unlisten(client)
+        client.names.clear()
         server = client.server
         if server is None:
             return

@@ -5,26 +5,48 @@ it came to the client it is linked to. The pool alone links and unlinks. Knows n
 asks what is overdue.
 """
 
+from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from pooler.core import hints, policy, session, truth
 from pooler.core.chores import Chore, Unusable
 from pooler.core.errors import CloseReason
-from pooler.core.ledger import Ledger
-from pooler.core.peer import PEER_FULL, Peer, Transport
+from pooler.core.ledger import (
+    LEFT_OUT_PARSE,
+    OUR_CLOSE,
+    OUR_PARSE,
+    RENAMED_PARSE,
+    SPECIAL,
+    Ledger,
+)
+from pooler.core.peer import PEER_FULL, Edit, Peer, Transport, edited
 from pooler.core.settings import Host
+from pooler.core.statements import PREFIX, STALE, Effect, Prepared
 from pooler.wire import build, codes, parse
-from pooler.wire.cutter import END, MORE, BadMessage, server_cutter, spliced
+from pooler.wire.cutter import (
+    END,
+    FROM_SERVER,
+    FROM_SERVER_CLOSELY,
+    MORE,
+    BadMessage,
+    server_cutter,
+)
 
 if TYPE_CHECKING:
     from pooler.core.client import Client
     from pooler.core.pool import Pool
 
+_FORGETS: Final = (b"DEALLOCATE ALL\0", b"DISCARD ALL\0")
 _COMMAND_COMPLETE: Final = bytearray([codes.COMMAND_COMPLETE])
 
 CAUSES: Final = 32
 """Statements that may have changed something, remembered until that is known."""
+CHANGED_RESULT: Final = "cached plan must not change result type"
+"""The error by which a prepared statement tells that the schema was changed under it; like all
+drivers that look for it, we do not expect `lc_messages` to be another language."""
+
+_REPLIES: Final = b"123IsTnW"
 
 LOOK_LIMIT: Final = 65_536
 """Bytes of a message kept back until it is whole so that we can read it; a longer one passes."""
@@ -121,6 +143,8 @@ class Server(Peer):
         self.owner: Client | None = None  # whose state is being asked about
         self.status: int = codes.IDLE
         self.ledger = Ledger()
+        self.prepared = Prepared(pool.registry)
+        self.effects: deque[Effect] = deque()  # of the special messages in the ledger
         # per link
         self.state = ServerState.PREPARING
         self.client: Client | None = None
@@ -138,7 +162,7 @@ class Server(Peer):
         # the stream
         self._cutter = server_cutter()
         self._tail = b""  # start of a message kept back until it is whole
-        self._replaced: list[tuple[int, int, bytes]] = []  # of the chunk: where, size, by what
+        self._edits: list[Edit] = []  # to be made in the chunk under way
         self.answer: bytearray | None = None  # what came since a chore asked a question
         self.farewell: dict[str, str] | None = None  # the FATAL that the server sent
 
@@ -176,7 +200,24 @@ class Server(Peer):
         """Write messages of which those of `kinds` are owed something; may be none."""
         if kinds:
             self.ledger.sent(kinds)
-        self.transport.write(data)
+        if data:
+            self.transport.write(data)
+
+    def watch(self, kinds: bytearray) -> None:
+        """Look closely at replies, if any of the messages just sent is of a special kind."""
+        special = 0
+        for kind in kinds:
+            special += kind <= SPECIAL
+        if not special:
+            return
+        self.ledger.special += special
+        self._cutter.marks = FROM_SERVER_CLOSELY
+        if not self.within_message and not self._tail:
+            self._put_in(0)
+            client = self.client
+            if client is not None and self._edits:
+                client.send(b"".join(edit[2] for edit in self._edits))
+            self._edits.clear()
 
     def pause_writing(self) -> None:
         """The server reads slower than its client sends."""
@@ -238,9 +279,8 @@ class Server(Peer):
             self._tail = data[at:]
             data = data[:at]
         client = self.client
-        if self._replaced:
-            data = spliced(data, self._replaced)
-            self._replaced.clear()
+        if self._edits:
+            data = edited(data, self._edits)
         if client is not None and self.state is ServerState.ACTIVE and data:
             client.send(data)
             client = self.client  # one of our own may have left over what it was told
@@ -259,6 +299,56 @@ class Server(Peer):
             or (self.state is ServerState.IDLE and self._cutter.left)
         ):
             self.pool.server_broke(self, "a reply that nobody asked for")
+
+    # -- statements: see `statements`
+
+    def _answered(self, reply: int, at: int, size: int) -> None:
+        """Note one reply while some are to be taken out or put in."""
+        kind = self.ledger.answered(reply)
+        if not kind:
+            return
+        self._happened(kind, self.effects.popleft())
+        if kind in (OUR_PARSE, OUR_CLOSE):
+            self._edits.append((at, at + size, b""))
+
+    def _put_in(self, at: int) -> None:
+        """Put in the replies that are due at `at`; look no closer when there is nothing left."""
+        while True:
+            kind = self.ledger.left_out()
+            if not kind:
+                break
+            self._happened(kind, self.effects.popleft())
+            reply = build.PARSE_COMPLETE if kind == LEFT_OUT_PARSE else build.CLOSE_COMPLETE
+            self._edits.append((at, at, reply))
+        if not self.ledger.special:
+            self._cutter.marks = FROM_SERVER
+
+    def _happened(self, kind: int, effect: Effect) -> None:
+        client = self.client
+        if effect.name and client is not None:
+            client.names.happened(effect)
+        else:
+            self.pool.registry.release(effect)
+
+    def _skipped(self, kinds: bytes) -> None:
+        """Undo what was expected of messages that the server failed at, or skips."""
+        for kind in kinds:
+            effect = self.effects.popleft()
+            if effect.statement is not None and not effect.duplicate:
+                if kind in (OUR_PARSE, RENAMED_PARSE):
+                    self.prepared.remove(effect.statement)
+                elif kind == OUR_CLOSE:
+                    self.prepared.add(effect.statement)
+            self.pool.registry.release(effect)
+        if self.client is not None:
+            self.client.names.plan_again(self.effects)
+        if not self.ledger.special:
+            self._cutter.marks = FROM_SERVER
+
+    def _forgot_statements(self) -> None:
+        self.prepared.clear()
+        if self.client is not None and self.state is ServerState.ACTIVE:
+            self.client.names.clear()
 
     def _walk(self, data: bytes) -> int:
         """Note what the messages in `data` mean; return where what must be kept back begins."""
@@ -285,6 +375,8 @@ class Server(Peer):
                     self.stand_in()
             elif stop == codes.COMMAND_COMPLETE:
                 ledger.replied(_COMMAND_COMPLETE)
+                if data[at + codes.HEADER : at + size] in _FORGETS:
+                    self._forgot_statements()
                 if self.state is ServerState.ACTIVE:
                     flags = hints.of_tag(data[at + codes.HEADER : at + codes.HEADER + 3])
                     if flags and not self.excused:
@@ -300,8 +392,12 @@ class Server(Peer):
                     self._count_query()
             elif stop == codes.NOTIFICATION_RESPONSE:
                 self._notified(data[at : at + size], at)
+            elif stop in _REPLIES:
+                self._answered(stop, at, size)
             else:
                 self._look(stop, data[at + codes.HEADER : at + size], at)
+            if ledger.special:
+                self._put_in(at + size)
             at = cutter.pass_over(data, at)
 
     def _count_query(self) -> None:
@@ -325,8 +421,19 @@ class Server(Peer):
         if self.client is None or self.state is not ServerState.ACTIVE:  # what we asked goes on
             client.send(message[:5] + sender.to_bytes(4, "big") + message[9:])
         elif sender != sent_on:
-            self._replaced.append((at + codes.HEADER, 4, sender.to_bytes(4, "big")))
+            start = at + codes.HEADER
+            self._edits.append((start, start + 4, sender.to_bytes(4, "big")))
         client.heard_here(message)
+
+    def _in_its_words(self, body: bytes, fields: dict[str, str], at: int) -> None:
+        """Have an error about a statement name it as the client does."""
+        if (
+            fields.get("C") == codes.UNDEFINED_STATEMENT and STALE not in body
+        ):  # somebody deallocated them
+            self.prepared.clear()
+        if self.client is not None:
+            said = build.message(codes.ERROR_RESPONSE, self.client.names.in_its_words(body))
+            self._edits.append((at, at + codes.HEADER + len(body), said))
 
     def _look(self, kind: int, body: bytes, at: int) -> None:
         if kind == codes.COPY_IN_RESPONSE:
@@ -341,11 +448,18 @@ class Server(Peer):
                 self.farewell = fields
             else:
                 self.failure = fields
-                self.ledger.failed()
+                skipped = self.ledger.failed()
+                if fields.get("M") == CHANGED_RESULT and self.client is not None:
+                    for statement in self.client.names.recent:
+                        self.pool.registry.retire(statement)
+                if PREFIX in body:
+                    self._in_its_words(body, fields, at)
+                if skipped:
+                    self._skipped(skipped)
                 if self.client is None:
                     self.stand_in()
                 elif self.pool.rules.refuses and (told := policy.refusal(fields)) is not None:
-                    self._replaced.append((at, codes.HEADER + len(body), told))
+                    self._edits.append((at, at + codes.HEADER + len(body), told))
             self.pool.counters.errors += 1
 
     def _parameter_changed(self, name: str, value: str) -> None:

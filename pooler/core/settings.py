@@ -115,6 +115,10 @@ class PoolSettings:
     """Asked of a server idle for longer than `server_check_delay`; "" turns the check off."""
     server_reset_query: str = "DISCARD ALL"
     """Run when a session-mode client leaves its server; "" turns it off."""
+    max_prepared_statements: int = 200
+    """Kept on each server, least recently used out first; 0: names are passed on as they are."""
+    max_prepared_bytes: int = 4_194_304
+    """Of their texts on each server."""
     pool_idle_timeout: float = 0.0
     cancel_wait_timeout: float = 10.0
     max_db_server_connections: int = 0

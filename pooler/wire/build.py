@@ -131,6 +131,8 @@ def ready_for_query(status: int = codes.IDLE) -> bytes:
 
 
 READY = ready_for_query()
+PARSE_COMPLETE = message(codes.PARSE_COMPLETE, b"")
+CLOSE_COMPLETE = message(codes.CLOSE_COMPLETE, b"")
 
 
 def _report(kind: int, fields: Mapping[str, str]) -> bytes:

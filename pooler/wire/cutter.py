@@ -14,7 +14,7 @@ or keep a chunk; this loop is what wide results live or die by.
 
 from typing import Final
 
-from pooler.wire.codes import BIND, HEADER, LARGE_LIMIT, SMALL_LIMIT
+from pooler.wire.codes import BIND, CLOSE, DESCRIBE, HEADER, LARGE_LIMIT, SMALL_LIMIT
 
 PASS: Final = 0
 COUNT: Final = 1
@@ -56,6 +56,11 @@ FROM_CLIENT: Final = _marks(
 FROM_SERVER: Final = _marks(server_replies=COUNT, server_look=STOP, server_quiet=PASS)
 """Marks for what a logged-in server sends."""
 
+FROM_CLIENT_WITH_NAMES: Final = bytes(
+    STOP if kind in (BIND, DESCRIBE, CLOSE) else mark for kind, mark in enumerate(FROM_CLIENT)
+)
+"""The same for a client whose statements' names are ours to manage."""
+
 FROM_CLIENT_WITH_BINDS: Final = bytes(
     STOP if kind == BIND else mark for kind, mark in enumerate(FROM_CLIENT)
 )
@@ -65,6 +70,9 @@ _STOP_AT_ALL: Final = bytes(BAD if mark == BAD else STOP for mark in FROM_CLIENT
 
 _SMALL: Final = bytes(1 if kind in b"SHXEDCc" else 0 for kind in range(256))
 """Client messages held to PQ_SMALL_MESSAGE_LIMIT, as PostgreSQL's SocketBackend does."""
+
+FROM_SERVER_CLOSELY: Final = bytes(STOP if mark == COUNT else mark for mark in FROM_SERVER)
+"""The same while some replies are to be taken out, or put in."""
 
 NO_LIMITS: Final = bytes(256)
 
@@ -137,16 +145,6 @@ def peek(data: bytes, at: int) -> tuple[int, int]:
     cutter = Cutter(_STOP_AT_ALL, _SMALL)
     cutter.scan(data, at)
     return cutter.stop, cutter.size
-
-
-def spliced(data: bytes, replaced: list[tuple[int, int, bytes]]) -> bytes:
-    """Return `data` with parts replaced: at which offset, how many bytes, by what; in order."""
-    parts: list[bytes] = []
-    done = 0
-    for at, size, new in replaced:
-        parts += (data[done:at], new)
-        done = at + size
-    return b"".join((*parts, data[done:]))
 
 
 def client_cutter() -> Cutter:

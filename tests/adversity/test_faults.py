@@ -257,7 +257,8 @@ def test_part_of_a_message_from_an_idle_server(proxy: FaultProxy, through: Poole
         time.sleep(0.05)
         client.send(rawclient.query(QUERY))
         proxy.say(notification[50:])
-        assert rawclient.kinds(client.read_until()) == b"TDDDCZ"
+        # On a loaded machine both parts may come when the server is this client's already.
+        assert rawclient.kinds(client.read_until()).removeprefix(b"A") == b"TDDDCZ"
 
 
 def test_a_server_that_closes_right_behind_its_welcome(proxy: FaultProxy, through: Pooler) -> None:

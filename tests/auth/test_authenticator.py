@@ -1,8 +1,10 @@
 """What the authenticator asks of whom: certificates, users of the system, rules' places in logs."""
 
 import asyncio
+import ipaddress
 import os
 import pwd
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 
 from pooler.auth import Authenticator, Connection
 from pooler.config import Config, load
+from pooler.interfaces import interfaces
 from pooler.outside import Outside
 from pooler.wire import codes
 from pooler.wire.logins import Account, Find, LoginFailed
@@ -174,6 +177,22 @@ def test_a_refusal_names_the_rule_in_the_log_alone(ask: Asking, tmp_path: Path) 
     assert caught.value.text == (
         'pg_hba.conf rejects connection for host "::1", user "bob", database "app", no encryption'
     )
+
+
+def test_the_addresses_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = interfaces()
+    assert ipaddress.ip_interface("127.0.0.1/8") in found
+    for interface in found:
+        family = socket.AF_INET if interface.version == 4 else socket.AF_INET6
+        if not interface.ip.is_link_local:  # which needs a zone
+            with socket.socket(family) as probe:
+                probe.bind((str(interface.ip), 0))  # only one's own address can be bound
+
+    def refused(*_: object) -> socket.socket:
+        raise PermissionError
+
+    monkeypatch.setattr(socket, "socket", refused)
+    assert interfaces() == []
 
 
 # Those who are asked in threads.

@@ -22,7 +22,8 @@ def test_no_such_database(load_text: Load) -> None:
 POOL = {
     "pool_size": "defaults", "min_pool_size": "defaults", "reserve_pool_size": "defaults",
     "server_round_robin": "defaults", "server_check_query": "defaults",
-    "server_reset_query": "defaults", "reserve_pool_timeout": "timeouts",
+    "server_reset_query": "defaults", "max_prepared_statements": "defaults",
+    "max_prepared_bytes": "defaults", "reserve_pool_timeout": "timeouts",
     "server_idle_timeout": "timeouts", "server_lifetime": "timeouts",
     "server_connect_timeout": "timeouts", "server_login_retry": "timeouts",
     "server_check_delay": "timeouts", "pool_idle_timeout": "timeouts",

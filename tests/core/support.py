@@ -420,11 +420,8 @@ class Session:
         """Answer the pooler's question about what was set in this session."""
         for name, value in self.settings.items():
             if value != self.defaults.get(name, ""):
-                columns = [
-                    b"s",
-                    name.lower().encode().hex().encode(),
-                    value.encode().hex().encode(),
-                ]
+                texts = [name.lower(), value]
+                columns = [b"s", *(text.encode().hex().encode() for text in texts)]
                 body = struct.pack("!H", len(columns))
                 body += b"".join(struct.pack("!I", len(column)) + column for column in columns)
                 self.say(build.message(codes.DATA_ROW, body))

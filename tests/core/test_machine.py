@@ -123,6 +123,8 @@ class Machine(RuleBasedStateMachine):
             cancel_wait_timeout=3.0,
         )
         self.world.chunk = chunk
+        for database, user in [("one", "alice")] * 4 + [("one", "bob"), ("two", "alice")]:
+            self.connect(database, user, {})
 
     def tag(self, kind: str = "q") -> str:
         self.tags += 1
@@ -139,12 +141,15 @@ class Machine(RuleBasedStateMachine):
 
     # -- clients
 
-    @precondition(lambda self: len(self.askers) < 7)
+    @precondition(lambda self: len(self.askers) < 9)
     @rule(
         database=st.sampled_from(DATABASES),
         user=st.sampled_from(USERS),
         parameters=st.sampled_from([{}, {}, {"application_name": "x"}, {"work_mem": "1MB"}]),
     )
+    def newcomer(self, database: str, user: str, parameters: dict[str, str]) -> None:
+        self.connect(database, user, parameters)
+
     def connect(self, database: str, user: str, parameters: dict[str, str]) -> None:
         app = App(self.world)
         try:
@@ -294,26 +299,26 @@ class Machine(RuleBasedStateMachine):
             sessions[which % len(sessions)].say(build.notice("01000", "x"))
             self.world.run()
 
-    @rule(sqlstate=st.sampled_from(["3D000", "57P03", "08001", ""]))
-    def refuse(self, sqlstate: str) -> None:
-        if sqlstate:
-            self.world.refuse(sqlstate, host=self.host, told=sqlstate != "08001")
-        else:
-            self.world.refusals.clear()
-
     @property
     def host(self) -> Host:
         return self.world.target.hosts[0]
 
     # -- the edge
 
-    @rule(hold=st.booleans())
-    def hold_dials(self, hold: bool) -> None:
-        self.world.hold_dials = hold
-
-    @rule(hold=st.booleans())
-    def hold_cancels(self, hold: bool) -> None:
-        self.world.hold_cancels = hold
+    @rule(
+        what=st.sampled_from(["dials", "cancels", "refusals"]),
+        sqlstate=st.sampled_from(["3D000", "57P03", "08001", ""]),
+    )
+    def change_the_network(self, what: str, sqlstate: str) -> None:
+        world = self.world
+        if what == "dials":
+            world.hold_dials = not world.hold_dials
+        elif what == "cancels":
+            world.hold_cancels = not world.hold_cancels
+        elif sqlstate:
+            world.refuse(sqlstate, host=self.host, told=sqlstate != "08001")
+        else:
+            world.refusals.clear()
 
     @precondition(lambda self: self.world.dials)
     @rule()
@@ -333,38 +338,35 @@ class Machine(RuleBasedStateMachine):
 
     # -- configuration
 
-    @rule(pool_size=st.integers(1, 3), reserve=st.integers(0, 1), minimum=st.integers(0, 1))
-    def resize(self, pool_size: int, reserve: int, minimum: int) -> None:
-        self.world.configure(pool_size=pool_size, reserve_pool_size=reserve, min_pool_size=minimum)
-
-    @rule(max_servers=st.integers(0, 3))
-    def limit(self, max_servers: int) -> None:
-        self.world.configure(max_servers=max_servers)
-
-    @rule(mode=st.sampled_from(PoolMode))
-    def change_mode(self, mode: PoolMode) -> None:
-        self.world.configure(pool_mode=mode)
-
-    @rule(query_timeout=st.sampled_from([0.0, 1.0]), wait=st.sampled_from([0.0, 2.0]))
-    def change_timeouts(self, query_timeout: float, wait: float) -> None:
-        self.world.configure(query_timeout=query_timeout, query_wait_timeout=wait)
-
-    @rule()
-    def retarget(self) -> None:
-        self.generation += 1
-        host = Host(f"db{self.generation}", 5432)
-        self.world.configure(target=replace(self.world.target, hosts=(host,)))
-
-    @rule(database=st.sampled_from(DATABASES), user=st.sampled_from(["", "app"]))
-    def force_user(self, database: str, user: str) -> None:
-        others = {name: own for name, own in self.world.per_database.items() if name != database}
-        own = {database: {"user": user}} if user else {}
-        self.world.configure(per_database=others | own)
-
-    @rule(database=st.sampled_from(DATABASES), there=st.booleans())
-    def remove(self, database: str, there: bool) -> None:
-        removed = self.world.removed
-        self.world.configure(removed=removed - {database} if there else removed | {database})
+    @rule(
+        what=st.sampled_from(
+            ["size", "size", "limit", "mode", "timeouts", "target", "user", "there"]
+        ),
+        size=st.integers(1, 3),
+        small=st.integers(0, 1),
+        mode=st.sampled_from(PoolMode),
+        database=st.sampled_from(DATABASES),
+    )
+    def reload(self, what: str, size: int, small: int, mode: PoolMode, database: str) -> None:
+        world = self.world
+        if what == "size":
+            world.configure(pool_size=size, reserve_pool_size=small, min_pool_size=1 - small)
+        elif what == "limit":
+            world.configure(max_servers=size * small)
+        elif what == "mode":
+            world.configure(pool_mode=mode)
+        elif what == "timeouts":
+            world.configure(query_timeout=float(small), query_wait_timeout=float(size - 1))
+        elif what == "target":
+            self.generation += 1
+            host = Host(f"db{self.generation}", 5432)
+            world.configure(target=replace(world.target, hosts=(host,)))
+        elif what == "user":
+            own = {database: {"user": "app"}} if small else {}
+            others = {name: own for name, own in world.per_database.items() if name != database}
+            world.configure(per_database=others | own)
+        else:
+            world.configure(removed=world.removed ^ {database})
 
     # -- what must be true
 
@@ -390,6 +392,10 @@ class Machine(RuleBasedStateMachine):
         world = self.world
         if world.hold_dials or world.dials or world.refusals:
             return
+        for pool in list(world.router.pools.values()):
+            if pool.supply.wanted() > 0 and pool.someone_waits():
+                pool.wake()  # as the next tick does
+        world.run()
         for pool in world.router.pools.values():
             if pool.supply.wanted() > 0 and pool.someone_waits():
                 full = any(gauge.full for gauge in pool.gauges)
@@ -400,6 +406,13 @@ class Machine(RuleBasedStateMachine):
     def gone_clients_are_forgotten(self) -> None:
         keys = self.world.router.keys._clients
         assert all(client.state is not ClientState.CLOSED for client in keys.values())
+
+    def finish_all(self) -> None:
+        """Let every query end, those behind it in its pipeline too."""
+        while sleeping := [one for one in self.world.sessions if one.sleeping is not None]:
+            for session in sleeping:
+                session.finish()
+            self.world.run()
 
     def teardown(self) -> None:
         """Let everybody finish: each question has its answer, nothing is left behind."""
@@ -428,12 +441,10 @@ class Machine(RuleBasedStateMachine):
                     asker.app.bye()
             if not self.askers:
                 break
-            for session in [one for one in world.sessions if one.sleeping is not None]:
-                session.finish()
+            self.finish_all()
             world.wait(0.2)
         assert not self.askers, [(asker.app.client, asker.expected) for asker in self.askers]
-        for session in [one for one in world.sessions if one.sleeping is not None]:
-            session.finish()
+        self.finish_all()
         world.wait(12.0)
         for pool in world.router.pools.values():
             assert pool.total == 0, pool
@@ -445,8 +456,8 @@ class Machine(RuleBasedStateMachine):
 
 TestMachine = Machine.TestCase
 TestMachine.settings = settings(
-    max_examples=60,
-    stateful_step_count=40,
+    max_examples=200,
+    stateful_step_count=60,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
