@@ -8,14 +8,13 @@ from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
-from pooler.core import session
+from pooler.core import policy, session
 from pooler.core.errors import ClientFault, CloseReason, PoolerError, protocol_violation
 from pooler.core.hints import (
     ANYTHING,
     DATABASE,
     DEALLOCATES,
     EXECUTES,
-    MEMORY,
     NOTHING,
     NOTIFIES,
     PREPARED,
@@ -151,6 +150,7 @@ class Client(Peer):
         self.names = Names(self)
         # hints
         self._hinted: dict[bytes, Hint] = {}  # of prepared statements, by name
+        self._warned = 0  # of which features, by their hints
         self._prepared_flags = 0  # what EXECUTE of a statement prepared in SQL may do
 
     def __repr__(self) -> str:
@@ -331,6 +331,7 @@ class Client(Peer):
             and not self.pool.single_use
             and self.pool.settings.max_prepared_statements > 0
         )
+        replacement = b""
         at = cutter.scan(data, 0)
         while True:
             stop = cutter.stop
@@ -347,12 +348,16 @@ class Client(Peer):
                 self._look_at_bind(body, server)
             elif stop in (codes.QUERY, codes.PARSE):
                 hint = self.pool.hints.of(body) if at + size <= end else TOO_LONG
+                if hint.shown is not None and self.mode is not PoolMode.SESSION:
+                    hint, replacement = self._apply_policy(hint, stop, body)
                 if hint is not NOTHING:
                     self._heed(hint, server)
                     if hint.flags & DATABASE:
                         self.pool.edge.vacate(databases_in(body))
                 if stop == codes.PARSE and (hint is not NOTHING or self._hinted):
                     self._note_statement(body, hint)
+                if replacement:
+                    body = replacement[codes.HEADER :]
             manage = names
             if stop == codes.QUERY:
                 self.names.unnamed = None  # a server drops it, too
@@ -363,12 +368,42 @@ class Client(Peer):
                     cutter.marks = FROM_CLIENT  # its Binds are of what it parsed on this server
                 manage = names and hint.flags & EXECUTES != 0
             elif stop == codes.PARSE and not names:
-                server.touched |= PREPARED
-            if not manage or not self._rename(stop, data, at, size, server):
+                server.touch(PREPARED, hint)
+            if not manage or not self._rename(stop, body, data, at, size, server):
                 cutter.kinds.append(stop)
+                if replacement:
+                    self._edits.append((at, at + size, replacement))
+            replacement = b""
             at = cutter.pass_over(data, at)
 
-    def _rename(self, kind: int, data: bytes, at: int, size: int, server: "Server") -> bool:
+    def _apply_policy(self, hint: Hint, kind: int, body: bytes) -> tuple[Hint, bytes]:
+        """Warn of what a text shows, or refuse it; return hint and bytes of what is sent instead.
+
+        Nothing is, b"", where it is not refused.
+        """
+        assert hint.shown is not None
+        for feature in hint.shown.warned:
+            self.warn(feature)
+        refused = hint.shown.refused
+        if refused is None:
+            return hint, b""
+        self.pool.counters.refusals += 1
+        return NOTHING, policy.replacement(kind, body, refused)
+
+    def warn(self, feature: "policy.Feature") -> None:
+        """Tell the client once what a feature costs it, now or when its transaction has ended."""
+        if self._warned & feature.flags or self.state is ClientState.CLOSED:
+            return
+        self._warned |= feature.flags
+        message = policy.notice(feature)
+        if self.server is None or self.server.ledger.settled:
+            self.send(message)
+        else:
+            self._notes.append(message)
+
+    def _rename(
+        self, kind: int, body: bytes, data: bytes, at: int, size: int, server: "Server"
+    ) -> bool:
         """Have a message name its statement as the server does; False: it is sent as it is."""
         kinds = self._cutter.kinds
         if server.ledger.skipping and codes.SYNC not in kinds:
@@ -383,7 +418,6 @@ class Client(Peer):
             self._edits.append((at, at + edit[1], edit[2]))
             kinds.append(codes.BIND)
         else:
-            body = data[at + codes.HEADER : end]
             instead: bytes | None = None
             if kind == codes.PARSE:
                 if not whole:
@@ -412,7 +446,7 @@ class Client(Peer):
         flags = hint.flags
         if flags & EXECUTES:
             flags |= self._prepared_flags
-        server.touched |= flags & MEMORY
+        server.touch(flags, hint)
         if flags & NOTIFIES:
             server.notifier = self.pid
         if hint.unlistened and self.listening:
@@ -437,9 +471,9 @@ class Client(Peer):
         hint = self._hinted.get(name)
         if hint is None:
             if len(self._hinted) >= HINTED_LIMIT:
-                server.touched |= ANYTHING
+                server.touch(ANYTHING, TOO_LONG)
             return
-        server.touched |= hint.flags & MEMORY
+        server.touch(hint.flags, hint)
         if hint.unnamed and len(self.custom) < CUSTOM_LIMIT:
             self.custom |= names_in(body)
 

@@ -9,7 +9,7 @@ from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
-from pooler.core import hints, session, truth
+from pooler.core import hints, policy, session, truth
 from pooler.core.chores import Chore, Unusable
 from pooler.core.errors import CloseReason
 from pooler.core.ledger import (
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 _FORGETS: Final = (b"DEALLOCATE ALL\0", b"DISCARD ALL\0")
 _COMMAND_COMPLETE: Final = bytearray([codes.COMMAND_COMPLETE])
 
+CAUSES: Final = 32
+"""Statements that may have changed something, remembered until that is known."""
 CHANGED_RESULT: Final = "cached plan must not change result type"
 """The error by which a prepared statement tells that the schema was changed under it; like all
 drivers that look for it, we do not expect `lc_messages` to be another language."""
@@ -132,6 +134,7 @@ class Server(Peer):
         self.settings = session.NONE  # set on it since it was opened
         self.aim: session.Settings | None = None  # what its chore sets, if anything
         self.touched = 0  # hints: what its client may have changed since that was known
+        self.causes: list[tuple[int, hints.Hint | bytes]] = []  # of these: flags, text or tag
         self.excused = False  # a SET LOCAL is under way, and nothing else
         self.last_client = 0  # the number of the client that used it last
         self.channels: frozenset[str] = frozenset()  # it listens to, as of the last question
@@ -181,6 +184,15 @@ class Server(Peer):
     def rebase(self) -> None:
         """Take what the server reports now as what a session has before anybody sets anything."""
         self.base = self.pool.shelf.shared({k.lower(): v for k, v in self.parameters.items()})
+
+    def touch(self, flags: int, cause: hints.Hint | bytes) -> None:
+        """Note what its client may have changed, and by which text or command tag."""
+        flags &= self.pool.rules.memory
+        new = flags & ~self.touched
+        if new:
+            self.touched |= new
+            if len(self.causes) < CAUSES:
+                self.causes.append((new, cause))
 
     # -- to the server
 
@@ -368,7 +380,8 @@ class Server(Peer):
                 if self.state is ServerState.ACTIVE:
                     flags = hints.of_tag(data[at + codes.HEADER : at + codes.HEADER + 3])
                     if flags and not self.excused:
-                        self.touched |= flags
+                        tag = data[at + codes.HEADER : at + size - 1]
+                        self.touch(flags | hints.of_definition(tag), tag)
             elif stop == codes.READY_FOR_QUERY:
                 if size != codes.HEADER + 1:
                     raise BadMessage("invalid length of ReadyForQuery")
@@ -443,6 +456,8 @@ class Server(Peer):
                     self._skipped(skipped)
                 if self.client is None:
                     self.stand_in()
+                elif self.pool.rules.refuses and (told := policy.refusal(fields)) is not None:
+                    self._edits.append((at, at + codes.HEADER + len(body), told))
             self.pool.counters.errors += 1
 
     def _parameter_changed(self, name: str, value: str) -> None:
@@ -455,7 +470,7 @@ class Server(Peer):
             self.base = shelf.shared({**self.base, **setting})
         elif self.client is not None and self.state is ServerState.ACTIVE:
             self.client.told = self.parameters
-            self.touched |= hints.SETTINGS
+            self.touch(hints.SETTINGS, name.encode())
 
     def connection_made(self, transport: Transport) -> None:
         """Nothing to do: the login has been through this transport already."""

@@ -337,6 +337,9 @@ class Session:
         if kind == codes.PARSE:
             name, sql = body.split(b"\0")[:2]
             self.statements[name] = sql.decode()
+            if b"pg_node_tree" in sql:  # PostgreSQL fails while it parses
+                self._run(sql.decode())
+                return
             self.say(build.message(codes.PARSE_COMPLETE, b""))
         elif kind == codes.BIND:
             self.portal = self.statements[body.split(b"\0")[1]]
@@ -352,8 +355,10 @@ class Session:
         self.unsynced = False
         self.say(build.ready_for_query(self.status))
 
-    def _fail(self, sqlstate: str, text: str) -> None:
-        self.say(build.error("ERROR", sqlstate, text))
+    def _fail(self, sqlstate: str, text: str, **more: str) -> None:
+        error = build.error("ERROR", sqlstate, text)[codes.HEADER : -1]
+        error += b"".join(build.cstring(name + field) for name, field in more.items())
+        self.say(build.message(codes.ERROR_RESPONSE, error + b"\0"))
         self.copying = False
         self.pending.clear()
         self.skipping = not self.simple
@@ -367,7 +372,10 @@ class Session:
         self.log.append(sql)
         word, _, rest = sql.strip().partition(" ")
         word = word.lower()
-        if self.status == codes.FAILED_TRANSACTION and word not in ("rollback", "commit"):
+        if "pg_node_tree" in sql:
+            position = str(sql.index("'") + 1)
+            self._fail("0A000", "cannot accept it", R="pg_node_tree_in", P=position)
+        elif self.status == codes.FAILED_TRANSACTION and word not in ("rollback", "commit"):
             self._fail("25P02", "current transaction is aborted")
         elif sql.startswith("(SELECT 's'"):
             self._tell_truth()
