@@ -28,7 +28,11 @@ _COUNTERS: Final = (
     ("connects", "connects", "Server connections opened"),
     ("connect_failures", "connect_failures", "Attempts to open a server connection that failed"),
     ("cancels", "cancels", "Cancel requests sent to servers"),
-    ("timeouts", "timeouts", "Time limits exceeded: waiting, query, transaction"),
+    ("timeouts", "timeouts", "Time limits exceeded: waiting, query, transaction, pin"),
+    ("questions", "state_questions", "Questions to servers about what their session holds"),
+    ("changes", "state_changes", "Server connections set as their next client wants"),
+    ("leaks", "state_leaks", "Session state found that nothing had hinted at"),
+    ("refusals", "refused_statements", "Statements refused by a policy of session_state"),
 )
 
 POOL_LIMIT: Final = 1000
@@ -49,6 +53,7 @@ class PoolCollector(Collector):
         pools = list(self._service.router.pools.values())
         yield from _counters(pools)
         yield from _gauges(pools)
+        yield from _pins(pools)
 
     def _build(self) -> Iterator[Metric]:
         build = GaugeMetricFamily(
@@ -105,6 +110,31 @@ def _counters(pools: list[Pool]) -> Iterator[Metric]:
         for labels, value in sums.items():
             family.add_metric(labels, value)
         yield family
+
+
+def _pins(pools: list[Pool]) -> Iterator[Metric]:
+    names = ["database", "user", "reason"]
+    now = GaugeMetricFamily(
+        "pooler_pinned_servers", "Server connections kept by their client", labels=names
+    )
+    total = CounterMetricFamily(
+        "pooler_pins", "Times a client came to keep its server connection", labels=names
+    )
+    now_sums: dict[tuple[str, ...], int] = {}
+    total_sums: dict[tuple[str, ...], int] = {}
+    for place, pool in enumerate(pools):
+        labels = _labels(place, pool)
+        for reason, count in pool.counters.pins.items():
+            now_sums.setdefault((*labels, reason), 0)
+            total_sums[*labels, reason] = total_sums.get((*labels, reason), 0) + count
+        for pin in pool.pins():
+            for reason in pin.reasons:
+                now_sums[*labels, reason] += 1
+    for key, count in now_sums.items():
+        now.add_metric(key, count)
+    for key, count in total_sums.items():
+        total.add_metric(key, count)
+    yield from (now, total)
 
 
 def _gauges(pools: list[Pool]) -> Iterator[Metric]:

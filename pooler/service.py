@@ -23,6 +23,7 @@ from pooler.core import overdue
 from pooler.core.client import Client
 from pooler.core.edge import Edge
 from pooler.core.errors import CloseReason, PoolerError, ServerFault
+from pooler.core.pins import Pin
 from pooler.core.pool import Pool
 from pooler.core.routes import Router
 from pooler.core.server import Server
@@ -61,6 +62,7 @@ class Service(Edge):
     def __init__(self, load: Load) -> None:
         # for ever
         self._load = load
+        self.now = time.monotonic  # type: ignore[method-assign]  # asked several times a transaction
         self.config = load()
         self.login_key = secrets.token_bytes(32)
         self.randbytes = secrets.token_bytes
@@ -162,6 +164,23 @@ class Service(Edge):
                 message=error.text,
                 detail=error.detail,
             )
+
+    def client_pinned(self, pin: Pin) -> None:
+        """Log it, without what a statement may tell."""
+        reasons = ", ".join(pin.reasons)
+        logs.event(logging.DEBUG, "client pinned", **_pin(pin), reason=reasons)
+
+    def client_unpinned(self, pin: Pin, seconds: float) -> None:
+        """Log it."""
+        reasons = ", ".join(pin.reasons)
+        fields = {**_pin(pin), "reason": reasons, "seconds": round(seconds, 3)}
+        logs.event(logging.DEBUG, "client unpinned", **fields)
+
+    def leaked(self, server: Server, names: tuple[str, ...]) -> None:
+        """Log what it was, without values."""
+        logs.event(
+            logging.WARNING, "session state leaked", **_server(server), names=", ".join(names)
+        )
 
     def bug(self, where: object, error: BaseException) -> None:
         """Log our own mistake, with its traceback."""
@@ -430,6 +449,10 @@ def _client(client: Client) -> dict[str, object]:
         "database": client.database,
         "user": client.user,
     }
+
+
+def _pin(pin: Pin) -> dict[str, object]:
+    return {**_client(pin.client), "server": pin.server.ident, "pid": pin.server.pid}
 
 
 def _server(server: Server) -> dict[str, object]:

@@ -13,8 +13,9 @@ from pydantic import ConfigDict, Field, InstanceOf, SecretStr
 from pooler.config.certificates import Certificates
 from pooler.config.hba import Rules
 from pooler.config.ident import Maps
-from pooler.config.model import Database, Settings, User
+from pooler.config.model import Database, SessionState, Settings, User
 from pooler.config.units import is_verifier
+from pooler.core.policy import Policies
 from pooler.core.settings import PoolSettings, Route, SessionSettings, Target, TargetTls
 
 T = TypeVar("T")
@@ -175,6 +176,16 @@ class Config(Settings):
             max_user_server_connections=_first(
                 user.max_server_connections, limits.max_user_server_connections
             ),
+            session_state=self._state(db),
+        )
+
+    def _state(self, db: Database) -> Policies:
+        own, above = db.session_state, self.session_state
+        return Policies(
+            **{
+                name: _first(getattr(own, name), getattr(above, name))
+                for name in SessionState.model_fields
+            }
         )
 
     def _session(self, db: Database, user: User) -> SessionSettings:
@@ -202,6 +213,7 @@ class Config(Settings):
                 db.idle_in_transaction_timeout,
                 timeouts.idle_in_transaction_timeout,
             ),
+            pin_timeout=_first(user.pin_timeout, db.pin_timeout, timeouts.pin_timeout),
             max_db_client_connections=_first(
                 db.max_client_connections, limits.max_db_client_connections
             ),

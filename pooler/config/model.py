@@ -37,6 +37,7 @@ from pooler.config.units import (
     split_address,
     wrong,
 )
+from pooler.core.policy import Check, Policy
 from pooler.core.settings import Host, PoolMode, SslMode
 
 
@@ -317,6 +318,8 @@ class Timeouts(Section):
     """Time a transaction may take before it is cancelled."""
     idle_in_transaction_timeout: Duration = 0.0
     """Time a client may be idle inside a transaction before it is disconnected."""
+    pin_timeout: Duration = 0.0
+    """Time a client may keep a server connection for session state before it is disconnected."""
     server_connect_timeout: Duration = 15.0
     """Time connecting and logging in to a server may take."""
     server_login_retry: Duration = 0.5
@@ -362,6 +365,50 @@ class Defaults(Section):
     """Bytes of their texts, on each server connection."""
 
 
+_PINNED = [policy.value for policy in Policy if policy is not Policy.TRACK]
+
+
+def _not_tracked(value: object) -> object:
+    if value == Policy.TRACK.value:
+        raise wrong(
+            "can not be had: no other server connection can be given this",
+            f"write {', '.join(_PINNED[:-1])} or {_PINNED[-1]}",
+        )
+    return value
+
+
+PinPolicy = Annotated[Policy, BeforeValidator(_not_tracked), WithJsonSchema({"enum": _PINNED})]
+"""The policy of what cannot be tracked."""
+
+
+class SessionState(Section):
+    """What is done about the state of sessions in transaction and statement mode: track, pin (keep
+    the server), warn (once, by a NOTICE), error (refuse) or ignore; see docs/session-state.md."""
+
+    settings: Policy = Policy.TRACK
+    """SET, RESET, set_config, role, session authorization."""
+    prepared: Policy = Policy.TRACK
+    """PREPARE in SQL; prepared statements of the protocol are no concern of this."""
+    listen: Policy = Policy.TRACK
+    """LISTEN, on one server connection for all clients of a pool when tracked."""
+    locks: PinPolicy = Policy.PIN
+    """Session-level advisory locks."""
+    temporary: PinPolicy = Policy.PIN
+    """Temporary tables, views, sequences and functions that outlive their transaction."""
+    hold: PinPolicy = Policy.PIN
+    """Cursors WITH HOLD."""
+    load: PinPolicy = Policy.PIN
+    """LOAD and setseed, to the end of the session."""
+    sequences: Policy = Policy.TRACK
+    """Sequences of currval and lastval: track gives an error rather than another session's."""
+    check: Check = Check.HINTS
+    """When servers are asked what a session has left: after hints, always, or sampled too."""
+    check_sample: Positive = 1000
+    """With sampled: one of so many transactions without a hint is looked at."""
+    catalog_interval: Duration = 600.0
+    """Time after which functions that hide session state are looked for again; 0 for never."""
+
+
 def inherited(section: type[Section], name: str) -> Any:
     """A setting whose default, None, is that of another section, and so is its description."""
     base = section.model_fields[name]
@@ -385,6 +432,7 @@ class Shared(Section):
     idle_in_transaction_timeout: Duration | None = inherited(
         Timeouts, "idle_in_transaction_timeout"
     )
+    pin_timeout: Duration | None = inherited(Timeouts, "pin_timeout")
 
 
 class DatabaseTls(Section):
@@ -403,6 +451,22 @@ class DatabaseTls(Section):
         ServerTls, "min_protocol_version"
     )
     ciphers: str | None = inherited(ServerTls, "ciphers")
+
+
+class DatabaseState(Section):
+    """What is done about the state of this database's sessions."""
+
+    settings: Policy | None = inherited(SessionState, "settings")
+    prepared: Policy | None = inherited(SessionState, "prepared")
+    listen: Policy | None = inherited(SessionState, "listen")
+    locks: PinPolicy | None = inherited(SessionState, "locks")
+    temporary: PinPolicy | None = inherited(SessionState, "temporary")
+    hold: PinPolicy | None = inherited(SessionState, "hold")
+    load: PinPolicy | None = inherited(SessionState, "load")
+    sequences: Policy | None = inherited(SessionState, "sequences")
+    check: Check | None = inherited(SessionState, "check")
+    check_sample: Positive | None = inherited(SessionState, "check_sample")
+    catalog_interval: Duration | None = inherited(SessionState, "catalog_interval")
 
 
 class Database(Shared):
@@ -425,6 +489,7 @@ class Database(Shared):
     settings: dict[ParameterName, str] = Field(default={})
     """Server settings to ask for when connecting, such as search_path."""
     server_tls: DatabaseTls = DatabaseTls()
+    session_state: DatabaseState = DatabaseState()
     max_protocol_version: Annotated[
         Literal["3.0", "3.2"], WithJsonSchema({"enum": ["3.0", "3.2", 3.0, 3.2]})
     ] = "3.0"
@@ -508,6 +573,7 @@ class Settings(Section):
     limits: Limits = Limits()
     timeouts: Timeouts = Timeouts()
     defaults: Defaults = Defaults()
+    session_state: SessionState = SessionState()
     databases: dict[str, Database] = Field(default={})
     """Databases by the name clients use; `*` is for every other name."""
     users: dict[str, User] = Field(default={})

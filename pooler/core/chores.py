@@ -35,7 +35,10 @@ def opening(server: "Server", connect_query: str) -> Chore:
     if connect_query:
         failure = yield build.query(connect_query)
         if failure or server.status != codes.IDLE:
-            raise Unusable(CloseReason.CONNECT_QUERY, (failure or {}).get("M", ""))
+            failure = failure or {"M": "it leaves a transaction open", "C": "25001"}
+            server.pool.supply.not_opened(server, failure)
+            raise Unusable(CloseReason.CONNECT_QUERY, failure.get("M", ""))
+    server.pool.supply.opened(server)
     server.rebase()
     return None
 

@@ -8,14 +8,13 @@ from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
-from pooler.core import again, session
+from pooler.core import again, policy, session
 from pooler.core.errors import ClientFault, CloseReason, PoolerError, protocol_violation
 from pooler.core.hints import (
     ANYTHING,
     DATABASE,
     DEALLOCATES,
     EXECUTES,
-    MEMORY,
     NOTHING,
     NOTIFIES,
     PREPARED,
@@ -42,8 +41,8 @@ from pooler.core.settings import PoolMode, SessionSettings
 from pooler.wire import build, codes
 from pooler.wire.cutter import (
     END,
-    FROM_CLIENT_WITH_BINDS,
-    FROM_CLIENT_WITH_NAMES,
+    FROM_CLIENT,
+    FROM_CLIENT_CLOSELY,
     MORE,
     BadMessage,
     client_cutter,
@@ -87,6 +86,8 @@ class ClientState(Enum):
     WAITING = "waiting"  # for a server; also while that server is prepared for it
     ACTIVE = "active"
     CLOSED = "closed"
+
+    __hash__ = object.__hash__  # by identity: Enum's own is a call in Python
 
 
 MOVES: Final[dict[ClientState, tuple[ClientState, ...]]] = {
@@ -161,6 +162,7 @@ class Client(Peer):
         self._repeats = 0
         # hints
         self._hinted: dict[bytes, Hint] = {}  # of prepared statements, by name
+        self._warned = 0  # of which features, by their hints
         self._prepared_flags = 0  # what EXECUTE of a statement prepared in SQL may do
 
     def __repr__(self) -> str:
@@ -353,6 +355,7 @@ class Client(Peer):
             and not self.pool.single_use
             and self.pool.settings.max_prepared_statements > 0
         ) or len(self.names) > 0
+        replacement = b""
         at = cutter.scan(data, 0)
         while True:
             stop = cutter.stop
@@ -369,30 +372,74 @@ class Client(Peer):
                 self._look_at_bind(body, server)
             elif stop in (codes.QUERY, codes.PARSE):
                 hint = self.pool.hints.of(body) if at + size <= end else TOO_LONG
+                if hint.shown is not None and self.mode is not PoolMode.SESSION:
+                    hint, replacement = self._apply_policy(hint, stop, body)
                 if hint is not NOTHING:
                     self._heed(hint, server)
                     if hint.flags & DATABASE:
                         self.pool.edge.vacate(databases_in(body))
                 if stop == codes.PARSE and (hint is not NOTHING or self._hinted):
                     self._note_statement(body, hint)
+                if replacement:
+                    body = replacement[codes.HEADER :]
             manage = names
             if stop == codes.QUERY:
+                self.names.unnamed = None  # a server drops it, too
                 in_sql = hint.flags & (DEALLOCATES | EXECUTES) != 0 or hint.unlistened
                 manage = names and bool(in_sql)
             elif stop == codes.PARSE and body[:1] == b"\0":
+                self.names.parsed_unnamed(body)
+                if not self._hinted and not self.names.any:
+                    cutter.marks = FROM_CLIENT  # its Binds are of what it parsed on this server
                 manage = names and hint.flags & (DEALLOCATES | EXECUTES) != 0
             elif stop == codes.PARSE and not names:
-                server.touched |= PREPARED
+                server.touch(PREPARED, hint)
+            effects, kinds = len(server.effects), len(cutter.kinds)
             try:
-                renamed = manage and self._rename(stop, data, at, size, server)
+                renamed = manage and self._rename(stop, body, data, at, size, server)
             except Wait:
+                server.take_back(len(server.effects) - effects)
+                del cutter.kinds[kinds:]
                 self.holds = True
                 return at
             if not renamed:
                 cutter.kinds.append(stop)
+                if replacement:
+                    self._edits.append((at, at + size, replacement))
+            replacement = b""
+            if at + size == end:
+                cutter.stop = END
+                return end
             at = cutter.pass_over(data, at)
 
-    def _rename(self, kind: int, data: bytes, at: int, size: int, server: "Server") -> bool:
+    def _apply_policy(self, hint: Hint, kind: int, body: bytes) -> tuple[Hint, bytes]:
+        """Warn of what a text shows, or refuse it; return hint and bytes of what is sent instead.
+
+        Nothing is, b"", where it is not refused.
+        """
+        assert hint.shown is not None
+        for feature in hint.shown.warned:
+            self.warn(feature)
+        refused = hint.shown.refused
+        if refused is None:
+            return hint, b""
+        self.pool.counters.refusals += 1
+        return NOTHING, policy.replacement(kind, body, refused)
+
+    def warn(self, feature: "policy.Feature") -> None:
+        """Tell the client once what a feature costs it, now or when its transaction has ended."""
+        if self._warned & feature.flags or self.state is ClientState.CLOSED:
+            return
+        self._warned |= feature.flags
+        message = policy.notice(feature)
+        if self.server is None or self.server.ledger.settled:
+            self.send(message)
+        else:
+            self._notes.append(message)
+
+    def _rename(
+        self, kind: int, body: bytes, data: bytes, at: int, size: int, server: "Server"
+    ) -> bool:
         """Have a message name its statement as the server does; False: it is sent as it is."""
         kinds = self._cutter.kinds
         if server.ledger.skipping and codes.SYNC not in kinds:
@@ -407,7 +454,6 @@ class Client(Peer):
             self._edits.append((at, at + edit[1], edit[2]))
             kinds.append(codes.BIND)
         else:
-            body = data[at + codes.HEADER : end]
             instead: bytes | None = None
             if kind == codes.PARSE:
                 if not whole or size > TEXT_LIMIT:
@@ -417,7 +463,7 @@ class Client(Peer):
                         hint="Use the unnamed statement, or session mode.",
                     )
                 instead = self.names.parse(body, server, kinds)
-                self._cutter.marks = FROM_CLIENT_WITH_NAMES
+                self._cutter.marks = FROM_CLIENT_CLOSELY
             elif kind == codes.DESCRIBE:
                 instead = self.names.describe(body, server, kinds)
             elif kind == codes.CLOSE:
@@ -436,7 +482,7 @@ class Client(Peer):
         flags = hint.flags
         if flags & EXECUTES:
             flags |= self._prepared_flags
-        server.touched |= flags & MEMORY
+        server.touch(flags, hint)
         if flags & NOTIFIES:
             server.notifier = self.pid
         if hint.unlistened and self.listening:
@@ -452,8 +498,7 @@ class Client(Peer):
             self._hinted.pop(name, None)
         elif len(self._hinted) < HINTED_LIMIT:
             self._hinted[name] = hint
-            if self._cutter.marks is not FROM_CLIENT_WITH_NAMES:
-                self._cutter.marks = FROM_CLIENT_WITH_BINDS
+            self._cutter.marks = FROM_CLIENT_CLOSELY
 
     def _look_at_bind(self, body: bytes, server: "Server") -> None:
         """Note what the statement bound may do, and names of settings among its parameters."""
@@ -462,9 +507,9 @@ class Client(Peer):
         hint = self._hinted.get(name)
         if hint is None:
             if len(self._hinted) >= HINTED_LIMIT:
-                server.touched |= ANYTHING
+                server.touch(ANYTHING, TOO_LONG)
             return
-        server.touched |= hint.flags & MEMORY
+        server.touch(hint.flags, hint)
         if hint.unnamed and len(self.custom) < CUSTOM_LIMIT:
             self.custom |= names_in(body)
 
@@ -509,6 +554,8 @@ class Client(Peer):
     def go(self) -> None:
         """Start with the server that the pool has linked: pass on what was held."""
         self.move(ClientState.ACTIVE)
+        self.names.unnamed_here = False
+        self._cutter.marks = FROM_CLIENT_CLOSELY
         data, self._held = self._held, b""
         self.unbrake(HELD_FULL)
         self._forward(data)

@@ -1,5 +1,7 @@
 """What a pool counts: plain integers and sums of seconds, only ever added to."""
 
+from pooler.core.pins import REASONS
+
 
 class Counters:
     """Totals of one pool since it was made; times are in seconds."""
@@ -18,3 +20,8 @@ class Counters:
         self.connect_failures = 0
         self.cancels = 0  # cancels sent to servers
         self.timeouts = 0  # query, transaction and waiting times exceeded
+        self.pins = dict.fromkeys(REASONS, 0)  # servers that came to be kept, by reason
+        self.questions = 0  # about what a session holds
+        self.changes = 0  # servers set as their next client wants
+        self.refusals = 0  # statements refused by policy
+        self.leaks = 0  # names of what a session held and should not have

@@ -10,6 +10,7 @@ from pooler.core.errors import CloseReason, ServerFault
 
 if TYPE_CHECKING:
     from pooler.core.client import Client
+    from pooler.core.pins import Pin
     from pooler.core.pool import Pool
     from pooler.core.server import Server
 
@@ -56,6 +57,15 @@ class Edge:
 
     def connect_failed(self, pool: "Pool", host: str, error: ServerFault) -> None:
         """An attempt to open a server connection failed."""
+
+    def client_pinned(self, pin: "Pin") -> None:
+        """A client keeps its server, or does so for one reason more."""
+
+    def client_unpinned(self, pin: "Pin", seconds: float) -> None:
+        """It does so no longer."""
+
+    def leaked(self, server: "Server", names: tuple[str, ...]) -> None:
+        """A session held what nothing hinted at: names of settings, of reasons to pin."""
 
     def bug(self, where: object, error: BaseException) -> None:
         """An exception that nobody's bytes can excuse: ours."""

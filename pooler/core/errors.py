@@ -84,6 +84,7 @@ class CloseReason(Enum):
     QUERY_TIMEOUT = "query_timeout"
     TRANSACTION_TIMEOUT = "transaction_timeout"
     IDLE_IN_TRANSACTION = "idle_in_transaction_timeout"
+    PIN_TIMEOUT = "pin_timeout"
     SERVER_LOST = "server connection lost"
     SERVER_UNAVAILABLE = "server unavailable"
     SLOW = "notifications not read"

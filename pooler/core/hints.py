@@ -6,7 +6,11 @@ is hinted at is not believed, only asked about: see `truth`.
 """
 
 import re
-from typing import Final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from pooler.core.policy import Rules, Shown
 
 SETTINGS: Final = 1
 """Run-time parameters, role, session authorization."""
@@ -34,6 +38,10 @@ DATABASE: Final = 2048
 """DROP, ALTER or CREATE DATABASE, in whose way our idle servers would stand."""
 NOTIFIES: Final = 4096
 """NOTIFY: who sent it is to be known when it arrives."""
+ADVANCES: Final = 16384
+"""nextval or setval: what currval and lastval tell of."""
+FUNCTIONS: Final = 32768
+"""Functions, or what calls them, were created, changed or dropped: see `catalog`."""
 DEALLOCATES: Final = 8192
 """DEALLOCATE, perhaps of a statement prepared in the extended protocol."""
 ANYTHING: Final = SETTINGS | PREPARED | CHANNELS | LOCKS | CURSORS | TEMPORARY
@@ -43,14 +51,14 @@ _REMEMBERED: Final = 20_000
 _LONGEST: Final = 4_096
 """Bytes of the longest of them."""
 
-MEMORY: Final = ANYTHING | ENDLESS | RESET
+MEMORY: Final = ANYTHING | ENDLESS | RESET | FUNCTIONS
 """What a session remembers; the rest is about the moment."""
 
 
 class Hint:
     """What one text hints at."""
 
-    __slots__ = ("flags", "local", "names", "unlistened", "unnamed")
+    __slots__ = ("flags", "local", "names", "shown", "text", "unlistened", "unnamed")
 
     def __init__(
         self,
@@ -60,34 +68,39 @@ class Hint:
         unnamed: bool = False,
         local: bool = False,
         unlistened: frozenset[str] = frozenset(),
+        shown: "Shown | None" = None,
+        text: bytes = b"",
     ) -> None:
         self.flags = flags
         self.names = names  # of custom settings: pg_settings does not show them
         self.unnamed = unnamed  # a setting whose name is a parameter or an expression
         self.unlistened = unlistened  # channels of UNLISTEN, "*" for all
         self.local = local  # one SET that ends with its transaction, and nothing else
+        self.shown = shown  # what clients are warned of, or refused
+        self.text = text  # the beginning of the Query's or Parse's body
 
 
 NOTHING: Final = Hint(0, frozenset())
 TOO_LONG: Final = Hint(ANYTHING, frozenset())
 LOCAL: Final = Hint(0, frozenset(), local=True)
 
+# What no command tag tells. Words that are common as parts of other names (role, load, hold) are
+# left to the tags: SET, LOAD, DECLARE.
 _WORDS: Final = (
-    (SETTINGS, rb"set_config|role"),
+    (SETTINGS, rb"set_config"),
     (LOCKS, rb"advisory"),
-    (TEMPORARY, rb"temp"),
-    (CURSORS, rb"hold"),
-    (ENDLESS, rb"load|setseed"),
+    (TEMPORARY, rb"pg_temp|\b(?:into|create)\s+(?:(?:local|global)\s+)?temp"),
+    (ENDLESS, rb"setseed"),
     (ANYTHING, rb"dblink"),
     (EXECUTES, rb"execute"),
     (SEQUENCES, rb"currval|lastval"),
-    (DATABASE, rb"database"),
+    (ADVANCES, rb"nextval|setval"),
+    (DATABASE, rb"\bdatabase\b"),
     (NOTIFIES, rb"notify"),
     (DEALLOCATES, rb"deallocate"),
 )
-_PATTERN: Final = re.compile(
-    rb"(?i)\b\w*?(?:" + b"|".join(b"(%b)" % words for _, words in _WORDS) + rb")"
-)
+_PATTERN: Final = re.compile(rb"(?i)" + b"|".join(b"(%b)" % words for _, words in _WORDS))
+_NUMBER: Final = re.compile(rb"\b\d+\b")
 _SETTING: Final = re.compile(
     rb"(?i)\bset(?:\s+session|\s+local)?\s+((?:\"?[a-z_][\w$]*\"?\.)+\"?[a-z_][\w$]*\"?)"
 )
@@ -99,46 +112,113 @@ _DISCARD: Final = re.compile(rb"(?i)\bdiscard\s+all\b")
 _DOTTED: Final = re.compile(rb"[A-Za-z_][\w$]*(?:\.[A-Za-z_][\w$]*)+")
 
 
+class Word:
+    """A name that hides session state: of a function, or of a relation that calls one."""
+
+    __slots__ = ("flags", "names")
+
+    def __init__(self, flags: int, names: frozenset[str] = frozenset()) -> None:
+        self.flags = flags
+        self.names = names  # of custom settings
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Word) and (self.flags, self.names) == (other.flags, other.names)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+Words = Mapping[bytes, Word]
+
+
 class Hints:
     """Remembers the hints of the texts it has seen."""
 
-    def __init__(self) -> None:
+    def __init__(self, rules: "Rules", words: Words) -> None:
+        self._rules = rules
+        self._words: dict[bytes, Word] = dict(words)
         self._seen: dict[bytes, Hint] = {}
+        self._harmless: set[bytes] = set()  # texts that hint at nothing, their numbers made 0
+
+    @property
+    def words(self) -> Words:
+        """Names that hide session state: of the catalog, and of definitions it has seen."""
+        return self._words
+
+    def learn(self, words: Words) -> bool:
+        """Go by these words from now on; return whether a text seen before holds a new one."""
+        before, self._words = self._words, dict(words)
+        new = {word for word in words if words[word] != before.get(word)}
+        if self._words != before:
+            seen, self._seen = {*self._seen, *self._harmless}, {}
+            self._harmless = set()
+            return any(not new.isdisjoint(_tokens(text)) for text in seen)
+        return False
 
     def of(self, text: bytes) -> Hint:
         """Return what a Query's or Parse's body hints at."""
         hint = self._seen.get(text)
-        if hint is None:
-            hint = _read(text)
-            if len(text) <= _LONGEST:
-                if len(self._seen) >= _REMEMBERED:
-                    self._seen.clear()
-                self._seen[text] = hint
+        if hint is not None:
+            return hint
+        if len(text) > _LONGEST:
+            return self._read(text)
+        alike = _NUMBER.sub(b"0", text)  # texts that differ in numbers hint at the same: nothing
+        if alike in self._harmless:
+            if len(self._seen) < _REMEMBERED:
+                self._seen[text] = NOTHING
+            return NOTHING
+        hint = self._read(text)
+        if hint is NOTHING:
+            if len(self._harmless) >= _REMEMBERED:
+                self._harmless.clear()
+            self._harmless.add(alike)
+        else:
+            if len(self._seen) >= _REMEMBERED:
+                self._seen.clear()
+            self._seen[text] = hint
         return hint
 
+    def _read(self, body: bytes) -> Hint:
+        if _LOCAL.fullmatch(body):
+            return LOCAL
+        text = _LOCAL_CONFIG.sub(b"", body)
+        flags = 0
+        for found in _PATTERN.finditer(text):
+            group = found.lastindex
+            if group is not None:
+                flags |= _WORDS[group - 1][0]
+        names = {_name(name) for name in _SETTING.findall(text)}
+        if self._words:
+            for token in _tokens(text) & self._words.keys():
+                flags |= self._words[token].flags
+                names |= self._words[token].names
+        unnamed = False
+        for found in _SET_CONFIG.finditer(text):
+            if found[1] is None:
+                unnamed = True
+            elif b"." in found[1]:
+                names.add(_name(found[1]))
+        unlistened = {_channel(found) for found in _UNLISTEN.findall(text)}
+        if _DISCARD.search(text):
+            unlistened.add("*")
+        flags &= self._rules.heeded
+        shown = self._rules.shown_by(body)
+        if not flags and not names and not unlistened and shown is None:
+            return NOTHING
+        return Hint(
+            flags,
+            frozenset(names),
+            unnamed=unnamed,
+            unlistened=frozenset(unlistened),
+            shown=shown,
+            text=body[:_LONGEST],
+        )
 
-def _read(text: bytes) -> Hint:
-    if _LOCAL.fullmatch(text):
-        return LOCAL
-    text = _LOCAL_CONFIG.sub(b"", text)
-    flags = 0
-    for found in _PATTERN.finditer(text):
-        group = found.lastindex
-        if group is not None:
-            flags |= _WORDS[group - 1][0]
-    names = {_name(name) for name in _SETTING.findall(text)}
-    unnamed = False
-    for found in _SET_CONFIG.finditer(text):
-        if found[1] is None:
-            unnamed = True
-        elif b"." in found[1]:
-            names.add(_name(found[1]))
-    unlistened = {_channel(found) for found in _UNLISTEN.findall(text)}
-    if _DISCARD.search(text):
-        unlistened.add("*")
-    if not flags and not names and not unlistened:
-        return NOTHING
-    return Hint(flags, frozenset(names), unnamed=unnamed, unlistened=frozenset(unlistened))
+
+_TOKEN: Final = re.compile(rb"[\w\x80-\xff]+")
+
+
+def _tokens(text: bytes) -> set[bytes]:
+    return set(_TOKEN.findall(text.lower()))
 
 
 def _channel(raw: bytes) -> str:
@@ -185,6 +265,17 @@ _TAGS: Final = {
     b"DRO": TEMPORARY,
     b"ALT": TEMPORARY,  # of a temporary table's schema
 }
+
+
+_DEFINITION: Final = re.compile(
+    rb"(?:CREATE|ALTER|DROP) "
+    rb"(?:FUNCTION|PROCEDURE|ROUTINE|EXTENSION|TRIGGER|RULE|VIEW|POLICY|EVENT TRIGGER)"
+)
+
+
+def of_definition(tag: bytes) -> int:
+    """Return whether a command tag says that what hides session state may have changed."""
+    return FUNCTIONS if _DEFINITION.fullmatch(tag) else 0
 
 
 def of_tag(start: bytes) -> int:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Final
 from pooler.core import chores, hints
 from pooler.core.client import ClientState
 from pooler.core.errors import CloseReason
+from pooler.core.pins import Pins
 from pooler.core.server import Server, ServerState
-from pooler.core.session import NONE
+from pooler.core.session import NONE, STATEMENT
 from pooler.core.settings import PoolMode
 from pooler.wire import codes
 
@@ -32,11 +33,14 @@ class Keeper:
 
     def __init__(self, pool: "Pool") -> None:
         self._pool = pool
+        self.pins = Pins(pool)
         self._kept: dict[Server, None] = {}  # touched, oldest first; some have gone on meanwhile
 
     def keep(self, server: Server) -> None:
         """Leave a settled server with its client, unless somebody waits for it."""
         self._kept.pop(server, None)
+        if server.pins and self.pins.enforce(server):
+            return
         if not server.touched:  # pinned, and nothing hints that it need not be
             return
         client = server.client
@@ -51,18 +55,21 @@ class Keeper:
         while self._kept:
             server = next(iter(self._kept))
             del self._kept[server]
-            if _at_rest(server):
+            if server.touched and at_rest(server):
                 self._ask(server)
                 return
 
     def tick(self, now: float) -> None:
         """Have servers asked that have been kept for a while."""
         for server in list(self._kept):
-            if not _at_rest(server):
+            if not (server.touched and at_rest(server)):
                 del self._kept[server]
             elif now - server.idle_since >= PATIENCE:
                 del self._kept[server]
                 self._ask(server)
+        for pin in self.pins:
+            if at_rest(pin.server):
+                self.pins.enforce(pin.server)
 
     def _ask(self, server: Server) -> None:
         pool = self._pool
@@ -73,9 +80,10 @@ class Keeper:
         server.owner = client
         client.asked = server
         server.deadline = pool.edge.now() + pool.settings.cancel_wait_timeout
-        asked = server.touched & hints.ANYTHING
-        server.pins |= server.touched & hints.ENDLESS
+        asked = server.touched & pool.rules.asked
+        server.pins |= server.touched & pool.rules.endless
         server.touched = asked
+        pool.counters.questions += 1
         if client.state is ClientState.ACTIVE:  # a pinned one may be idle already
             client.rest()
         server.start(chores.ask(server, asked, client.custom, client.wants))
@@ -85,7 +93,7 @@ class Keeper:
         server = client.server
         if server is not None and server.pins & hints.CHANNELS:
             server.touched |= hints.CHANNELS
-            if _at_rest(server):
+            if server.touched and at_rest(server):
                 self.keep(server)
 
     def answered(self, server: Server) -> None:
@@ -100,13 +108,19 @@ class Keeper:
         # What the client gave at its start is always set on a session of ours. Where it is not, it
         # was RESET, and that goes back to what the client gave.
         client.wants = pool.shelf.shared({**client.startup, **server.settings})
-        if server.pins & hints.CHANNELS and pool.broadcast.possible:
-            pool.relink(server, client)
-            pool.broadcast.listen(client, server.channels)
-            return
+        server.pins |= _pinned_by_policy(server, client) & pool.rules.pinning
+        shared = pool.broadcast.possible and not pool.rules.pinning & hints.CHANNELS
+        moving = server.pins & hints.CHANNELS if shared else 0
+        if server.pins & ~moving:
+            self.pins.begin(server, client, server.pins & ~moving)
+        else:
+            self.pins.end(server)
         if server.pins:
             pool.relink(server, client)
+            if moving and client.server is server:
+                pool.broadcast.listen(client, server.channels)
             return
+        server.causes.clear()
         if client.state is ClientState.WAITING:
             pool.waiting.append(client)
         pool.offer(server)
@@ -120,11 +134,22 @@ class Keeper:
             client.asked = None
 
 
-def _at_rest(server: Server) -> bool:
+def _pinned_by_policy(server: Server, client: "Client") -> int:
+    """Return which state the server has that another could be given: see `Rules.pinning`."""
+    flags = 0
+    for name in server.settings:
+        if name.startswith(STATEMENT):
+            flags |= hints.PREPARED
+        elif name not in client.startup:
+            flags |= hints.SETTINGS
+    return flags
+
+
+def at_rest(server: Server) -> bool:
+    """Return whether a linked server waits for its client, outside of any transaction."""
     return (
         server.state is ServerState.ACTIVE
         and server.client is not None
-        and server.touched != 0
         and server.ledger.settled
         and server.status == codes.IDLE
         and not server.client.within_message

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 TEXT_LIMIT: Final = 1_048_576
 """Bytes of a statement that can be prepared by name: it is kept to be prepared again."""
+UNNAMED_LIMIT: Final = 65_536
+"""Bytes of an unnamed statement that a client can bind in a later transaction."""
 CLIENT_LIMIT: Final = 10_000
 """Names that one client may have."""
 CLIENT_BYTES: Final = 16_777_216
@@ -38,6 +40,12 @@ CLIENT_BYTES: Final = 16_777_216
 STALE: Final = PREFIX + b"stale"
 """The name of no statement: who uses it is told what PostgreSQL says of a changed result."""
 _STALE_ERROR: Final = build.error("ERROR", "0A000", "cached plan must not change result type")
+
+NOBODYS: Final = PREFIX + b"unnamed"
+"""The same for who binds the unnamed statement without having parsed one."""
+_NOBODYS_ERROR: Final = build.error(
+    "ERROR", codes.UNDEFINED_STATEMENT, "unnamed prepared statement does not exist"
+)
 
 _SPARE: Final = PREFIX + b"spare"
 """A name for a statement that nobody uses: prepared for the sake of PostgreSQL's answer."""
@@ -52,8 +60,17 @@ _EXECUTE: Final = re.compile(rb"(?is)(\s*execute\s+)%b" % _NAME)
 _OURS: Final = re.compile(PREFIX + rb"(?:(%b)|\d+|spare)" % PREFIX)
 
 
+def made_to_fail(said: bytes) -> bool:
+    """Return whether an error is one that the server was made to answer with."""
+    return STALE in said or NOBODYS in said
+
+
 def _sql_name(raw: bytes) -> bytes:
     return raw[1:-1].replace(b'""', b'"') if raw.startswith(b'"') else raw.lower()
+
+
+def _quoted(name: bytes) -> bytes:
+    return b'"' + name.replace(b'"', b'""') + b'"'
 
 
 def _foreign(name: bytes) -> bytes | None:
@@ -73,8 +90,11 @@ class Names:
         self._registry = client.pool.registry
         self._names: dict[bytes, Statement] = {}
         self._bytes = 0
+        self._deallocated = b""  # the name last deallocated in SQL
+        self.unnamed: bytes | None = None  # the body of its last unnamed Parse
+        self.unnamed_here = False  # the server that it has knows that one
         # of messages under way
-        self._planned: dict[bytes, tuple[Statement | None, int]] = {}  # with the group
+        self._planned: dict[bytes, Effect] = {}  # of each name the last
         self._planned_bytes = 0
         # used since its server was last at rest, and by which name
         self.recent: dict[Statement, bytes] = {}
@@ -82,23 +102,35 @@ class Names:
     def __len__(self) -> int:
         return len(self._names)
 
+    @property
+    def any(self) -> bool:
+        """True where there are names, or will be."""
+        return bool(self._names or self._planned)
+
     def _of(self, name: bytes) -> Statement | None:
         planned = self._planned.get(name)
-        return self._names.get(name) if planned is None else planned[0]
+        return self._names.get(name) if planned is None else planned.means
 
     def _known(self, name: bytes, server: "Server", kinds: bytearray) -> Statement | None:
         """Return what a name stands for; Wait while that is not known."""
         planned = self._planned.get(name)
         if planned is None:
             return self._names.get(name)
-        if planned[1] != server.group_of(kinds):
+        if planned.group != server.group_of(kinds):
             raise Wait
-        return planned[0]
+        return planned.means
 
-    def _plan(
-        self, name: bytes, statement: Statement | None, server: "Server", kinds: bytearray
-    ) -> None:
-        self._planned[name] = statement, server.group_of(kinds)
+    def _plan(self, effect: Effect) -> Effect:
+        self._unplan(effect.name)
+        self._planned[effect.name] = effect
+        if effect.means is not None:
+            self._planned_bytes += len(effect.means.body)
+        return effect
+
+    def _unplan(self, name: bytes) -> None:
+        before = self._planned.pop(name, None)
+        if before is not None and before.means is not None:
+            self._planned_bytes -= len(before.means.body)
 
     # -- messages of the extended protocol
 
@@ -129,9 +161,7 @@ class Names:
         prepared = server.prepared
         if prepared.awaited(statement, server.group_of(kinds)):
             raise Wait
-        self._plan(name, statement, server, kinds)
-        self._planned_bytes += len(text)
-        effect = Effect(None, name, statement)
+        effect = self._plan(Effect(None, name, statement, server.group_of(kinds)))
         if statement not in prepared or not prepared.certain(statement):
             effect.concerns = statement
             return added + self._prepare(statement, effect, server, kinds)
@@ -150,8 +180,10 @@ class Names:
         """
         portal = message.find(b"\0", codes.HEADER) + 1
         end = message.find(b"\0", portal)
-        if portal <= 0 or end <= portal:
+        if portal <= 0 or end < 0:
             return None
+        if end == portal:
+            return self._bind_unnamed(message, size, end, server, kinds)
         name = message[portal:end]
         statement = self._known(name, server, kinds)
         if statement is not None:
@@ -165,9 +197,36 @@ class Names:
         start = bytes([codes.BIND]) + length.to_bytes(4, "big") + message[codes.HEADER : portal]
         return 0, end, added + start + instead
 
+    def _bind_unnamed(
+        self, message: bytes, size: int, end: int, server: "Server", kinds: bytearray
+    ) -> Edit | None:
+        """Have the unnamed statement be the client's own: the server may have another's."""
+        if self.unnamed_here:
+            return None
+        if self.unnamed is not None:
+            return 0, end, self._provide_unnamed(server, kinds) + message[:end]
+        length = (size - 1 + len(NOBODYS)).to_bytes(4, "big")
+        return 0, end, message[:1] + length + message[codes.HEADER : end] + NOBODYS
+
+    def _provide_unnamed(self, server: "Server", kinds: bytearray) -> bytes:
+        assert self.unnamed is not None
+        self.unnamed_here = True
+        self._note(Effect(), OUR_PARSE, server, kinds)
+        return build.message(codes.PARSE, self.unnamed)
+
+    def parsed_unnamed(self, body: bytes) -> None:
+        """Remember the client's unnamed statement: it may be bound on another server."""
+        self.unnamed_here = True
+        self.unnamed = body if len(body) <= UNNAMED_LIMIT else None
+
     def describe(self, body: bytes, server: "Server", kinds: bytearray) -> bytes | None:
         """Take a Describe."""
         name = body[1:-1]
+        if body == b"S\0" and not self.unnamed_here:
+            added = b"" if self.unnamed is None else self._provide_unnamed(server, kinds)
+            kinds.append(codes.DESCRIBE)
+            name = b"" if added else NOBODYS
+            return added + build.message(codes.DESCRIBE, b"S" + name + b"\0")
         if body[:1] != b"S" or not name:
             return None
         statement = self._known(name, server, kinds)
@@ -186,8 +245,8 @@ class Names:
         name = body[1:-1]
         if body[:1] != b"S" or not (self._known(name, server, kinds) or _foreign(name)):
             return None
-        self._plan(name, None, server, kinds)
-        self._note(Effect(None, name), LEFT_OUT_CLOSE, server, kinds)
+        effect = self._plan(Effect(None, name, None, server.group_of(kinds)))
+        self._note(effect, LEFT_OUT_CLOSE, server, kinds)
         return b""
 
     def _use(
@@ -238,7 +297,6 @@ class Names:
     def _note(self, effect: Effect, kind: int, server: "Server", kinds: bytearray) -> None:
         if effect.means is not None:
             self._registry.hold(effect.means)
-        effect.group = server.group_of(kinds)
         server.effects.append(effect)
         kinds.append(kind)
 
@@ -261,27 +319,27 @@ class Names:
         """Take a Query that may name one of these."""
         if _ALL.fullmatch(text):
             for name in (*self._names, *self._planned):
-                self._plan(name, None, server, kinds)
+                self._plan(Effect(None, name, None, server.group_of(kinds)))
             return None
         executed = self._execute(text, server, kinds)
         if executed is not None:
             kinds.append(codes.QUERY)
             return executed[0] + build.message(codes.QUERY, executed[1])
         # It is answered by the server, with the tag and in the state that belong there.
-        added = self._deallocate(text, b"", server, kinds)
-        if added is None:
+        instead = self._deallocate(text, b"", server, kinds)
+        if instead is None:
             return None
         kinds.append(codes.QUERY)
-        return added + build.query(b"DEALLOCATE " + _SPARE)
+        return instead[0] + build.query(instead[1])
 
     def _parse_unnamed(self, text: bytes, server: "Server", kinds: bytearray) -> bytes | None:
         executed = self._execute(text, server, kinds)
         if executed is None:
             end = text.find(b"\0") + 1
-            added = self._deallocate(text[:end], b"SELECT", server, kinds)
-            if added is None:
+            instead = self._deallocate(text[:end], b"SELECT", server, kinds)
+            if instead is None:
                 return None
-            executed = added, b"DEALLOCATE " + _SPARE + b"\0" + text[end:]
+            executed = instead[0], instead[1] + b"\0" + text[end:]
         kinds.append(codes.PARSE)
         return executed[0] + build.message(codes.PARSE, b"\0" + executed[1])
 
@@ -294,9 +352,12 @@ class Names:
             return None
         name = _sql_name(found[2])
         statement = self._known(name, server, kinds)
-        if statement is None:
+        if statement is not None:
+            added, instead = self._use(statement, name, server, kinds)
+        elif name.startswith(PREFIX):
+            added, instead = b"", _quoted(PREFIX + name)
+        else:
             return None
-        added, instead = self._use(statement, name, server, kinds)
         return added, found[1] + instead + text[found.end() :]
 
     def _executes(self, text: bytes) -> Statement | None:
@@ -306,8 +367,8 @@ class Names:
 
     def _deallocate(
         self, text: bytes, spare: bytes, server: "Server", kinds: bytearray
-    ) -> bytes | None:
-        """Return what prepares, as `spare`, what is deallocated instead of one of these.
+    ) -> tuple[bytes, bytes] | None:
+        """Return what prepares, as `spare`, what is deallocated instead of one of these, and that.
 
         A spare that is not empty fails in a failed transaction, and with it what comes behind it.
         """
@@ -316,14 +377,19 @@ class Names:
             return None
         name = _sql_name(found[1])
         if self._known(name, server, kinds) is None:
-            return None
-        self._plan(name, None, server, kinds)
-        return self._spare(spare, kinds, server, Effect(None, name))
+            foreign = _foreign(name)
+            return None if foreign is None else (b"", b"DEALLOCATE " + _quoted(foreign))
+        effect = self._plan(Effect(None, name, None, server.group_of(kinds)))
+        self._deallocated = name
+        added = self._spare(spare, kinds, server, effect)
+        return added, b"DEALLOCATE " + _SPARE
 
     # -- what the server did
 
     def happened(self, effect: Effect) -> None:
         """A Parse or Close of the client has been done."""
+        if self._planned.get(effect.name) is effect:
+            self._unplan(effect.name)
         self._forget(effect.name)
         if effect.means is not None:
             self._names[effect.name] = effect.means  # and the effect's reference is the name's now
@@ -335,8 +401,7 @@ class Names:
         self._planned_bytes = 0
         for effect in effects:
             if effect.name:
-                self._planned[effect.name] = effect.means, effect.group
-                self._planned_bytes += len(effect.means.body) if effect.means is not None else 0
+                self._plan(effect)
 
     def in_its_words(self, said: bytes, sqlstate: str, failed: Effect | None) -> bytes:
         """Return what a server said with our names replaced by the client's.
@@ -345,8 +410,11 @@ class Names:
         """
         if STALE in said and sqlstate == codes.UNDEFINED_STATEMENT:
             return _STALE_ERROR[codes.HEADER :]
+        if NOBODYS in said and sqlstate == codes.UNDEFINED_STATEMENT:
+            return _NOBODYS_ERROR[codes.HEADER :]
         ours = {statement.name: name for statement, name in self.recent.items()}
         ours[PREFIX] = PREFIX
+        ours[_SPARE] = self._deallocated
         if failed is not None and failed.name:
             ours[_SPARE] = failed.name
             if failed.concerns is not None:

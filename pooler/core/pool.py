@@ -30,6 +30,8 @@ from pooler.core.errors import (
 from pooler.core.hints import Hints
 from pooler.core.keeper import Keeper
 from pooler.core.peer import NAMES_FULL, PEER_FULL
+from pooler.core.pins import Pin
+from pooler.core.policy import Rules
 from pooler.core.server import Server, ServerState
 from pooler.core.settings import PoolMode, PoolSettings, Target
 from pooler.core.statements import Registry
@@ -89,7 +91,8 @@ class Pool:
         self.supply = Supply(self)
         self.keeper = Keeper(self)
         self.broadcast = Broadcast(self)
-        self.hints = Hints()
+        self.rules = Rules(settings.session_state)
+        self.hints = Hints(self.rules, {})
         self.registry = Registry(shelf)
         # clients
         self.clients: dict[Client, None] = {}
@@ -159,6 +162,10 @@ class Pool:
                 break
             count += is_waiting(client)
         return count
+
+    def pins(self) -> Iterator[Pin]:
+        """All servers that are kept by their clients, and why."""
+        return iter(self.keeper.pins)
 
     def sender(self, pid: int) -> int:
         """Return the process id that the client who notified from the server `pid` was told."""
@@ -289,6 +296,7 @@ class Pool:
             change = f"{change};DISCARD SEQUENCES" if change else "DISCARD SEQUENCES"
         if check or change:
             server.move(ServerState.PREPARING)
+            self.counters.changes += change != ""
             server.deadline = self.deadline(settings.server_connect_timeout)
             server.aim = client.wants
             server.start(chores.prepare(check, change))
@@ -507,6 +515,8 @@ class Pool:
             reset = "DISCARD ALL"
             forgets = True
             server.touched = server.pins = 0
+            server.causes.clear()
+            self.keeper.pins.end(server)
         server.aim = session.NONE if forgets else None
         if not reset and server.ledger.settled and server.status == codes.IDLE:
             self.offer(server)
@@ -610,6 +620,7 @@ class Pool:
 
     def _take_out(self, server: Server) -> None:
         server.forget_statements()
+        self.keeper.pins.end(server)
         if server.state is ServerState.IDLE:
             self.idle.remove(server)
         elif server.state is ServerState.LEAVING:
@@ -685,6 +696,9 @@ class Pool:
             before, self.target = self.target, target
             self.generation += 1
             self.supply.retarget(before)
+        if settings.session_state != self.rules.policies:
+            self.rules = Rules(settings.session_state)
+            self.hints = Hints(self.rules, self.hints.words)
         self.settings = settings
         self.retire_idle()
         self.wake()

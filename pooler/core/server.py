@@ -9,7 +9,7 @@ from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
-from pooler.core import hints, session, truth
+from pooler.core import hints, policy, session, truth
 from pooler.core.chores import Chore, Unusable
 from pooler.core.errors import CloseReason
 from pooler.core.ledger import (
@@ -19,7 +19,7 @@ from pooler.core.ledger import (
     SPECIAL,
     Ledger,
 )
-from pooler.core.names import STALE
+from pooler.core.names import STALE, made_to_fail
 from pooler.core.peer import NAMES_FULL, PEER_FULL, Edit, Peer, Transport, edited
 from pooler.core.settings import Host
 from pooler.core.statements import PREFIX, Effect, Prepared
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 _FORGETS: Final = (b"DEALLOCATE ALL\0", b"DISCARD ALL\0")
 _COMMAND_COMPLETE: Final = bytearray([codes.COMMAND_COMPLETE])
 
+CAUSES: Final = 32
+"""Statements that may have changed something, remembered until that is known."""
 CHANGED_RESULT: Final = "cached plan must not change result type"
 """The error by which a prepared statement tells that the schema was changed under it; like all
 drivers that look for it, we do not expect `lc_messages` to be another language."""
@@ -72,6 +74,8 @@ class ServerState(Enum):
     TIDYING = "tidying"  # its client has gone and left something behind
     LEAVING = "leaving"  # told to go; counted until it has
     CLOSED = "closed"
+
+    __hash__ = object.__hash__  # by identity: Enum's own is a call in Python
 
 
 MOVES: Final[dict[ServerState, tuple[ServerState, ...]]] = {
@@ -141,6 +145,7 @@ class Server(Peer):
         self.settings = session.NONE  # set on it since it was opened
         self.aim: session.Settings | None = None  # what its chore sets, if anything
         self.touched = 0  # hints: what its client may have changed since that was known
+        self.causes: list[tuple[int, hints.Hint | bytes]] = []  # of these: flags, text or tag
         self.excused = False  # a SET LOCAL is under way, and nothing else
         self.last_client = 0  # the number of the client that used it last
         self.channels: frozenset[str] = frozenset()  # it listens to, as of the last question
@@ -192,6 +197,15 @@ class Server(Peer):
     def rebase(self) -> None:
         """Take what the server reports now as what a session has before anybody sets anything."""
         self.base = self.pool.shelf.shared({k.lower(): v for k, v in self.parameters.items()})
+
+    def touch(self, flags: int, cause: hints.Hint | bytes) -> None:
+        """Note what its client may have changed, and by which text or command tag."""
+        flags &= self.pool.rules.memory
+        new = flags & ~self.touched
+        if new:
+            self.touched |= new
+            if len(self.causes) < CAUSES:
+                self.causes.append((new, cause))
 
     # -- to the server
 
@@ -299,7 +313,7 @@ class Server(Peer):
                 client.resume()
             elif client is not None:
                 self.pool.settled(self)
-        elif client is not None and client.holds and ready:
+        elif client is not None and client.holds and (ready or self.ledger.skipping):
             client.resume()
         elif client is None and (
             self.ledger.unsure
@@ -366,10 +380,7 @@ class Server(Peer):
             return
         if effect.name:
             client.names.happened(effect)
-        left = len(self.effects)
-        if not left:
-            client.names.plan_again()
-        if client.braked & NAMES_FULL and left <= EFFECTS_FEW:
+        if client.braked & NAMES_FULL and len(self.effects) <= EFFECTS_FEW:
             client.unbrake(NAMES_FULL)
 
     def _skipped(self, count: int) -> None:
@@ -423,7 +434,8 @@ class Server(Peer):
                 if self.state is ServerState.ACTIVE:
                     flags = hints.of_tag(data[at + codes.HEADER : at + codes.HEADER + 3])
                     if flags and not self.excused:
-                        self.touched |= flags
+                        tag = data[at + codes.HEADER : at + size - 1]
+                        self.touch(flags | hints.of_definition(tag), tag)
             elif stop == codes.READY_FOR_QUERY:
                 if size != codes.HEADER + 1:
                     raise BadMessage("invalid length of ReadyForQuery")
@@ -442,6 +454,11 @@ class Server(Peer):
                 self._answered(stop, at, size)
             else:
                 self._look(stop, data[at + codes.HEADER : at + size], at)
+            if at + size == end:
+                if ledger.special:
+                    self._put_in(end)
+                cutter.stop = END
+                return end
             at = cutter.pass_over(data, at)
 
     def _count_query(self) -> None:
@@ -486,10 +503,14 @@ class Server(Peer):
                 self.pool.registry.retire(statement)
             if client.schema_changed(owed):
                 instead = b""
+        elif client is not None and sqlstate == codes.UNDEFINED_STATEMENT and PREFIX in body:
+            gone = any(b'"%b"' % statement.name in body for statement in client.names.recent)
+            if gone and client.schema_changed(owed):
+                instead = b""
         if instead is not None:
             self._edits.append((at, at + codes.HEADER + len(body), instead))
         self._skipped(skipped)
-        if PREFIX in body and STALE not in body:  # somebody prepares or deallocates beside us
+        if PREFIX in body and not made_to_fail(body):  # somebody prepares or deallocates beside us
             if failed is not None and failed.concerns is not None:
                 self.prepared.doubt((failed.concerns,))
             elif sqlstate == codes.UNDEFINED_STATEMENT:
@@ -511,6 +532,8 @@ class Server(Peer):
                 self._failed(body, fields, at)
                 if self.client is None:
                     self.stand_in()
+                elif self.pool.rules.refuses and (told := policy.refusal(fields)) is not None:
+                    self._edits.append((at, at + codes.HEADER + len(body), told))
             self.pool.counters.errors += 1
 
     def _parameter_changed(self, name: str, value: str) -> None:
@@ -523,7 +546,7 @@ class Server(Peer):
             self.base = shelf.shared({**self.base, **setting})
         elif self.client is not None and self.state is ServerState.ACTIVE:
             self.client.told = self.parameters
-            self.touched |= hints.SETTINGS
+            self.touch(hints.SETTINGS, name.encode())
 
     def connection_made(self, transport: Transport) -> None:
         """Nothing to do: the login has been through this transport already."""

@@ -7,6 +7,7 @@ the meaning is the same. Nothing here knows YAML, files or the environment.
 from dataclasses import dataclass, field
 from enum import Enum
 
+from pooler.core.policy import DEFAULTS, Policies
 from pooler.wire.logins import ChannelBinding
 
 
@@ -122,6 +123,7 @@ class PoolSettings:
     cancel_wait_timeout: float = 10.0
     max_db_server_connections: int = 0
     max_user_server_connections: int = 0
+    session_state: Policies = DEFAULTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +138,7 @@ class SessionSettings:
     query_timeout: float = 0.0
     transaction_timeout: float = 0.0
     idle_in_transaction_timeout: float = 0.0
+    pin_timeout: float = 0.0
     max_db_client_connections: int = 0
     max_user_client_connections: int = 0
 

@@ -73,11 +73,12 @@ class Effect:
         concerns: Statement | None = None,
         name: bytes = b"",
         means: Statement | None = None,
+        group: int = 0,
     ) -> None:
-        self.group = 0
         self.concerns = concerns
         self.name = name
         self.means = means
+        self.group = group
 
 
 class Registry:

@@ -114,14 +114,28 @@ class Supply:
         """Bring a new server into its pool."""
         pool = self._pool
         self.dialing -= 1
-        self.hosts.succeeded(server.host)
-        self.failing_since = 0.0
-        self.last_error = None
         pool.counters.connects += 1
         pool.edge.server_opened(server)
         pool.add(server)
         server.start(chores.opening(server, pool.target.connect_query))
         pool.wake()
+
+    def opened(self, server: Server) -> None:
+        """Note that a new server can be used: whatever failed before is forgiven."""
+        self.hosts.succeeded(server.host)
+        self.failing_since = 0.0
+        self.last_error = None
+
+    def not_opened(self, server: Server, failure: dict[str, str]) -> None:
+        """Note that a new server cannot be used: its `connect_query` failed."""
+        pool = self._pool
+        fields = {**failure, "M": f"connect_query failed: {failure.get('M', '')}"}
+        self.last_error = ServerRefused(fields)
+        now = pool.edge.now()
+        self.hosts.failed(server.host, now, pool.settings.server_login_retry)
+        if self.hosts.all_failing:
+            self.failing_since = self.failing_since or now
+        pool.edge.connect_failed(pool, str(server.host), self.last_error)
 
     def failed(self, host: Host, error: ServerFault, secret: Credential | None = None) -> None:
         """Note that a dial, to be logged in with `secret`, has ended without a server."""

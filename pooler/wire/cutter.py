@@ -56,17 +56,10 @@ FROM_CLIENT: Final = _marks(
 FROM_SERVER: Final = _marks(server_replies=COUNT, server_look=STOP, server_quiet=PASS)
 """Marks for what a logged-in server sends."""
 
-FROM_CLIENT_WITH_NAMES: Final = bytes(
+FROM_CLIENT_CLOSELY: Final = bytes(
     STOP if kind in (BIND, DESCRIBE, CLOSE) else mark for kind, mark in enumerate(FROM_CLIENT)
 )
-"""The same for a client whose statements' names are ours to manage."""
-
-FROM_CLIENT_WITH_BINDS: Final = bytes(
-    STOP if kind == BIND else mark for kind, mark in enumerate(FROM_CLIENT)
-)
-"""The same for a client whose Binds have to be looked at."""
-
-_STOP_AT_ALL: Final = bytes(BAD if mark == BAD else STOP for mark in FROM_CLIENT)
+"""The same where the names of prepared statements have to be looked at."""
 
 _SMALL: Final = bytes(1 if kind in b"SHXEDCc" else 0 for kind in range(256))
 """Client messages held to PQ_SMALL_MESSAGE_LIMIT, as PostgreSQL's SocketBackend does."""
@@ -142,9 +135,13 @@ def peek(data: bytes, at: int) -> tuple[int, int]:
         if at < len(data) and FROM_CLIENT[data[at]] == BAD:
             raise BadMessage(f"invalid message type {data[at]}")
         return MORE, 0
-    cutter = Cutter(_STOP_AT_ALL, _SMALL)
-    cutter.scan(data, at)
-    return cutter.stop, cutter.size
+    kind = data[at]
+    size = 1 + int.from_bytes(data[at + 1 : at + HEADER], "big")
+    if FROM_CLIENT[kind] == BAD:
+        raise BadMessage(f"invalid message type {kind}")
+    if size < HEADER or size > (SMALL_LIMIT if _SMALL[kind] else LARGE_LIMIT):
+        raise BadMessage(f"invalid length {size - 1} of message type {chr(kind)!r}")
+    return kind, size
 
 
 def client_cutter() -> Cutter:

@@ -34,6 +34,7 @@ SESSION = {
     "client_idle_timeout": "timeouts",
     "query_wait_timeout": "timeouts", "query_wait_notify": "timeouts", "query_timeout": "timeouts",
     "transaction_timeout": "timeouts", "idle_in_transaction_timeout": "timeouts",
+    "pin_timeout": "timeouts",
 }  # fmt: skip
 LIMITS = {
     "max_db_client_connections": ("databases", "max_client_connections"),
@@ -45,7 +46,7 @@ LIMITS = {
 
 def test_the_tables_below_are_complete() -> None:
     fields = {*PoolSettings.__dataclass_fields__, *SessionSettings.__dataclass_fields__}
-    assert fields == {*POOL, *SESSION, *LIMITS}
+    assert fields == {*POOL, *SESSION, *LIMITS, "session_state"}
 
 
 def values(name: str) -> list[Any]:

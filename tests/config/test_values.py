@@ -1,12 +1,15 @@
 """Values of settings: what each kind takes, what it refuses, and in which words."""
 
+from dataclasses import replace
+
 import pytest
 
 from pooler.config import AuthType
 from pooler.config.model import Listen, Settings
 from pooler.config.units import parse_duration, split_address
+from pooler.core.policy import Check, Policies, Policy
 from pooler.core.settings import Host, PoolMode
-from tests.config.conftest import LOGIN, Load, Mistakes
+from tests.config.conftest import LOGIN, Load, Mistakes, resolved
 
 BASE = LOGIN + "databases: {app: {}}\n"
 
@@ -216,3 +219,39 @@ def test_settings_can_be_made_of_python_values() -> None:
     settings = Settings.model_validate({"defaults": {"pool_mode": "session", "pool_size": 3}})
     assert settings.defaults.pool_mode is PoolMode.SESSION
     assert settings.listen == Listen()
+
+
+# What is done about session state.
+
+
+@pytest.mark.parametrize("name", ["locks", "temporary", "hold", "load"])
+def test_what_cannot_be_tracked(mistakes: Mistakes, name: str) -> None:
+    for text in (
+        f"session_state:\n  {name}: track\n",
+        f"databases:\n  app:\n    session_state: {{{name}: track}}\n",
+    ):
+        base = LOGIN if text.startswith("databases") else BASE
+        (problem,) = mistakes(base + text)
+        assert "'track' can not be had: no other server connection can be given this" in problem
+        assert problem.endswith("write pin, warn, error or ignore")
+
+
+def test_policies(load_text: Load, mistakes: Mistakes) -> None:
+    config = load_text(
+        LOGIN
+        + """
+session_state: {locks: error, sequences: pin, check: sampled, check_sample: 10}
+databases:
+  app: {}
+  own: {session_state: {locks: warn, settings: ignore, catalog_interval: 0}}
+"""
+    )
+    app, own = (resolved(config, name, "u").pool.session_state for name in ("app", "own"))
+    assert app == Policies(
+        locks=Policy.ERROR, sequences=Policy.PIN, check=Check.SAMPLED, check_sample=10
+    )
+    assert own == replace(app, locks=Policy.WARN, settings=Policy.IGNORE, catalog_interval=0.0)
+    (problem,) = mistakes(BASE + "session_state: {locks: follow}\n")
+    assert "'follow' is not one of" in problem
+    (problem,) = mistakes(BASE + "session_state: {lock: pin}\n")
+    assert "unknown key; did you mean locks?" in problem

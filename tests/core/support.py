@@ -367,6 +367,8 @@ class Session:
             self.statements.pop(b"", None)
         if sql.startswith("syntax"):
             self._fail("42601", f"syntax error in {sql}")
+        elif "pg_node_tree" in sql:  # PostgreSQL fails while it parses
+            self._run(sql)
         elif sql and self._aborted(sql):
             pass
         elif sql.startswith("missing") and sql not in self.world.created:
@@ -426,8 +428,10 @@ class Session:
             self.portals.clear()
         self.say(build.ready_for_query(self.status))
 
-    def _fail(self, sqlstate: str, text: str) -> None:
-        self.say(build.error("ERROR", sqlstate, text))
+    def _fail(self, sqlstate: str, text: str, **more: str) -> None:
+        error = build.error("ERROR", sqlstate, text)[codes.HEADER : -1]
+        error += b"".join(build.cstring(name + field) for name, field in more.items())
+        self.say(build.message(codes.ERROR_RESPONSE, error + b"\0"))
         self.copying = False
         self.pending.clear()
         self.skipping = not self.simple
@@ -441,7 +445,10 @@ class Session:
         self.log.append(sql)
         word, _, rest = sql.strip().partition(" ")
         word = word.lower()
-        if self.status == codes.FAILED_TRANSACTION and word not in ("rollback", "commit"):
+        if "pg_node_tree" in sql:
+            position = str(sql.index("'") + 1)
+            self._fail("0A000", "cannot accept it", R="pg_node_tree_in", P=position)
+        elif self.status == codes.FAILED_TRANSACTION and word not in ("rollback", "commit"):
             self._fail("25P02", "current transaction is aborted")
         elif sql.startswith("(SELECT 's'"):
             self._tell_truth()
@@ -454,6 +461,7 @@ class Session:
         elif word == "shape":
             self._row(str(self.world.shape))
         elif word == "execute":
+            rest = rest.strip('"')
             if self._find(rest.encode()):
                 self._run(self.statements[rest.encode()][0])
         elif word == "error":
@@ -481,6 +489,7 @@ class Session:
             self._done(f"{word} all" if everything else word)
 
     def _deallocate(self, name: str) -> bool:
+        name = name.strip('"')
         if name.lower() == "all":
             self.statements = {b"": self.statements[b""]} if b"" in self.statements else {}
             return True

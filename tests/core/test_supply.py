@@ -186,3 +186,15 @@ def test_failing_dials_slow_down() -> None:
     world.wait(60)
     late = [at for at, _ in world.attempts if at > world.clock - 30]
     assert 10 <= len(late) <= 31
+
+
+def test_a_connect_query_that_fails_is_tried_again_ever_more_slowly_and_told() -> None:
+    world = World()
+    world.configure(target=replace(world.target, connect_query="error no such thing"))
+    app = world.app()
+    world.wait(4)
+    assert app.said() == "FATAL 22012, closed"
+    world.wait(60)
+    app = world.app()
+    world.wait(60)
+    assert len(world.opened) < 2 * 60 / 0.25

@@ -67,6 +67,7 @@ class Authority:
         self.key = ec.generate_private_key(ec.SECP256R1())
         self.subject = name(common)
         self.above = above
+        self._lists = 0
         signer = above or self
         self.certificate = (
             x509.CertificateBuilder()
@@ -156,7 +157,8 @@ class Authority:
                 .revocation_date(now() - DAY)
                 .build()
             )
-        file = self.folder / f"{self.file.stem}.crl"
+        self._lists += 1  # each in a file of its own
+        file = self.folder / f"{self.file.stem}-{self._lists}.crl"
         file.write_bytes(builder.sign(self.key, hashes.SHA256()).public_bytes(Encoding.PEM))
         return file
 
