@@ -299,7 +299,9 @@ class Server(Peer):
             data = edited(data, self._edits)
         if client is not None and self.state is ServerState.ACTIVE and data:
             client.send(data)
-            client = self.client  # one of our own may have left over what it was told
+            if self.state is not ServerState.ACTIVE:
+                return  # a client of our own has left over what it was told
+            client = self.client
         elif self.answer is not None and len(self.answer) <= truth.ANSWER_LIMIT:
             self.answer += data
         if self.state is not ServerState.ACTIVE and self.farewell is not None:
