@@ -115,6 +115,10 @@ class Keeper:
             self.pins.begin(server, client, server.pins & ~moving)
         else:
             self.pins.end(server)
+        if moving:
+            client.overlap = server.channels
+        else:
+            client.end_overlap()
         if server.pins:
             pool.relink(server, client)
             if moving and client.server is server:
