@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 from pooler.core import chores, hints, session
 from pooler.core.broadcast import Broadcast
 from pooler.core.cancel import CancelKeys
+from pooler.core.catalog import Catalog
 from pooler.core.client import Client, ClientState
 from pooler.core.counters import Counters
 from pooler.core.errors import (
@@ -91,6 +92,7 @@ class Pool:
         self.supply = Supply(self)
         self.keeper = Keeper(self)
         self.broadcast = Broadcast(self)
+        self.catalog = Catalog(self)
         self.rules = Rules(settings.session_state)
         self.hints = Hints(self.rules, {})
         self.registry = Registry(shelf)
@@ -377,6 +379,9 @@ class Pool:
             self.broadcast.unlisten(client, None if everything else client.unlistening)
             client.unlistening = frozenset()
         client.flush_notes()
+        if server.touched & hints.FUNCTIONS:
+            server.touched &= ~hints.FUNCTIONS
+            self.edge.functions_changed(self.target.dbname)
         if self.ending is not None and client.next_pool is None:
             client.fail(*self.ending)
         elif mode is PoolMode.SESSION or self.single_use:

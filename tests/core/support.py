@@ -740,6 +740,14 @@ class World(Edge):
             self.session(server).cancel()
         server.pool.cancel_over(server, delivered=delivered)
 
+    def functions_changed(self, database: str) -> None:
+        """Tell the router."""
+        self.router.functions_changed(database)
+
+    def catalog_failed(self, pool: Pool, text: str) -> None:
+        """Note it."""
+        self.events.append(f"catalog failed: {text}")
+
     def client_opened(self, client: Client) -> None:
         """Note it."""
         self.events.append(f"client opened {client.user}")
