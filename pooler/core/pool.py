@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
-from pooler.core import chores, hints, session
+from pooler.core import chores, hints, leaks, session
 from pooler.core.broadcast import Broadcast
 from pooler.core.cancel import CancelKeys
 from pooler.core.catalog import Catalog
@@ -382,9 +382,12 @@ class Pool:
         if server.touched & hints.FUNCTIONS:
             server.touched &= ~hints.FUNCTIONS
             self.edge.functions_changed(self.target.dbname)
+        shared = mode is not PoolMode.SESSION and not self.single_use
+        if shared and self.rules.sample:
+            leaks.suspect(server, client)
         if self.ending is not None and client.next_pool is None:
             client.fail(*self.ending)
-        elif mode is PoolMode.SESSION or self.single_use:
+        elif not shared:
             client.idle_since = now
         elif server.touched or server.pins:
             client.idle_since = now
@@ -517,7 +520,7 @@ class Pool:
         if server.touched or server.pins:
             reset = "DISCARD ALL"
             forgets = True
-            server.touched = server.pins = 0
+            server.touched = server.pins = server.unhinted = 0
             server.causes.clear()
             self.keeper.pins.end(server)
         server.aim = session.NONE if forgets else None
@@ -622,7 +625,7 @@ class Pool:
         self._bereave(client or server.owner, server)
 
     def _take_out(self, server: Server) -> None:
-        self.keeper.pins.end(server)
+        self.keeper.lost(server)
         if server.state is ServerState.IDLE:
             self.idle.remove(server)
         elif server.state is ServerState.LEAVING:
