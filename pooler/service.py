@@ -62,6 +62,7 @@ class Service(Edge):
     def __init__(self, load: Load) -> None:
         # for ever
         self._load = load
+        self.now = time.monotonic  # type: ignore[method-assign]  # asked several times a transaction
         self.config = load()
         self.login_key = secrets.token_bytes(32)
         self.randbytes = secrets.token_bytes

@@ -94,7 +94,10 @@ class Catalog:
     def found(self, words: dict[bytes, hints.Word]) -> None:
         """Go by what was found, also with what has been done already."""
         pool = self._pool
-        self._ended(pool.rules.policies.catalog_interval)
+        self._scan = None
+        if self._transactions >= 0:  # else functions have changed meanwhile
+            self._transactions = pool.counters.transactions
+            self._due = pool.edge.now() + pool.rules.policies.catalog_interval
         pool.counters.scans += 1
         if pool.hints.learn(words):
             for server in pool.working:
@@ -106,15 +109,17 @@ class Catalog:
 
     def failed(self, text: str) -> None:
         """Say so, once, and try again later."""
-        self._ended(RETRY)
-        if text and not self._complained:
+        self._scan = None
+        self._transactions = -1
+        self._due = self._pool.edge.now() + RETRY
+        if text:
+            self.complain(text)
+
+    def complain(self, text: str) -> None:
+        """Say what is wrong, once."""
+        if not self._complained:
             self._complained = True
             self._pool.edge.catalog_failed(self._pool, text)
-
-    def _ended(self, pause: float) -> None:
-        self._scan = None
-        if not self._due:
-            self._due = self._pool.edge.now() + pause
 
 
 def _may_share(client: Client) -> bool:
@@ -210,10 +215,9 @@ class _Scan(Inner):
             return
         self._client = None
         client.close(CloseReason.TERMINATED)
-        words = dict(list(self._words.items())[:NAMES])
         if many:
-            self._catalog.failed(f"more than {NAMES} names hide session state")
-        self._catalog.found(words)
+            self._catalog.complain(f"more than {NAMES} names hide session state")
+        self._catalog.found(dict(list(self._words.items())[:NAMES]))
 
     def _read(self) -> None:
         """Take in the rows, and make of them the patterns of the next round."""

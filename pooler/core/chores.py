@@ -43,14 +43,16 @@ def opening(server: "Server", connect_query: str) -> Chore:
     return None
 
 
-def prepare(check_query: str, settings_query: str) -> Chore:
+def prepare(check_query: str, changes: list[str]) -> Chore:
     """See whether an idle server still answers, and set it as its next client wants."""
     if check_query:
         failure = yield build.query(check_query)
         if failure:
             raise Unusable(CloseReason.CHECK_FAILED, failure.get("M", ""))
-    if settings_query:
-        return (yield build.query(settings_query))
+    for sql in changes:
+        failure = yield build.query(sql)
+        if failure:
+            return failure
     return None
 
 

@@ -81,6 +81,8 @@ class ClientState(Enum):
     ACTIVE = "active"
     CLOSED = "closed"
 
+    __hash__ = object.__hash__  # by identity: Enum's own is a call in Python
+
 
 MOVES: Final[dict[ClientState, tuple[ClientState, ...]]] = {
     ClientState.GREETING: (ClientState.IDLE, ClientState.CLOSED),
@@ -379,6 +381,9 @@ class Client(Peer):
                 if replacement:
                     self._edits.append((at, at + size, replacement))
             replacement = b""
+            if at + size == end:
+                cutter.stop = END
+                return end
             at = cutter.pass_over(data, at)
 
     def _apply_policy(self, hint: Hint, kind: int, body: bytes) -> tuple[Hint, bytes]:

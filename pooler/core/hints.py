@@ -84,23 +84,23 @@ NOTHING: Final = Hint(0, frozenset())
 TOO_LONG: Final = Hint(ANYTHING, frozenset())
 LOCAL: Final = Hint(0, frozenset(), local=True)
 
+# What no command tag tells. Words that are common as parts of other names (role, load, hold) are
+# left to the tags: SET, LOAD, DECLARE.
 _WORDS: Final = (
-    (SETTINGS, rb"set_config|role"),
+    (SETTINGS, rb"set_config"),
     (LOCKS, rb"advisory"),
-    (TEMPORARY, rb"temp"),
-    (CURSORS, rb"hold"),
-    (ENDLESS, rb"load|setseed"),
+    (TEMPORARY, rb"pg_temp|\b(?:into|create)\s+(?:(?:local|global)\s+)?temp"),
+    (ENDLESS, rb"setseed"),
     (ANYTHING, rb"dblink"),
     (EXECUTES, rb"execute"),
     (SEQUENCES, rb"currval|lastval"),
     (ADVANCES, rb"nextval|setval"),
-    (DATABASE, rb"database"),
+    (DATABASE, rb"\bdatabase\b"),
     (NOTIFIES, rb"notify"),
     (DEALLOCATES, rb"deallocate"),
 )
-_PATTERN: Final = re.compile(
-    rb"(?i)\b\w*?(?:" + b"|".join(b"(%b)" % words for _, words in _WORDS) + rb")"
-)
+_PATTERN: Final = re.compile(rb"(?i)" + b"|".join(b"(%b)" % words for _, words in _WORDS))
+_NUMBER: Final = re.compile(rb"\b\d+\b")
 _SETTING: Final = re.compile(
     rb"(?i)\bset(?:\s+session|\s+local)?\s+((?:\"?[a-z_][\w$]*\"?\.)+\"?[a-z_][\w$]*\"?)"
 )
@@ -182,6 +182,7 @@ class Hints:
         self._words: dict[bytes, Word] = dict(words)
         self._defined: dict[bytes, Word] = {}  # by statements seen, and perhaps not committed yet
         self._seen: dict[bytes, Hint] = {}
+        self._harmless: set[bytes] = set()  # texts that hint at nothing, their numbers made 0
 
     @property
     def words(self) -> Words:
@@ -198,7 +199,8 @@ class Hints:
             if token not in before or not before[token].covers(word)
         }
         if new or len(self._words) < len(before):
-            seen, self._seen = self._seen, {}
+            seen, self._seen = {*self._seen, *self._harmless}, {}
+            self._harmless = set()
             return any(not new.isdisjoint(_tokens(text)) for text in seen)
         return False
 
@@ -224,12 +226,24 @@ class Hints:
     def of(self, text: bytes) -> Hint:
         """Return what a Query's or Parse's body hints at."""
         hint = self._seen.get(text)
-        if hint is None:
-            hint = self._read(text)
-            if len(text) <= _LONGEST:
-                if len(self._seen) >= _REMEMBERED:
-                    self._seen.clear()
-                self._seen[text] = hint
+        if hint is not None:
+            return hint
+        if len(text) > _LONGEST:
+            return self._read(text)
+        alike = _NUMBER.sub(b"0", text)  # texts that differ in numbers hint at the same: nothing
+        if alike in self._harmless:
+            if len(self._seen) < _REMEMBERED:
+                self._seen[text] = NOTHING
+            return NOTHING
+        hint = self._read(text)
+        if hint is NOTHING:
+            if len(self._harmless) >= _REMEMBERED:
+                self._harmless.clear()
+            self._harmless.add(alike)
+        else:
+            if len(self._seen) >= _REMEMBERED:
+                self._seen.clear()
+            self._seen[text] = hint
         return hint
 
     def _read(self, body: bytes) -> Hint:

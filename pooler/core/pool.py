@@ -290,18 +290,20 @@ class Pool:
         check = ""
         if settings.server_check_query and now - server.idle_since >= settings.server_check_delay:
             check = settings.server_check_query
-        change = ""
+        changes: list[str] = []
         if server.settings is not client.wants:
             change = session.difference(server.settings, client.wants, server.base)
+            if change:
+                changes.append(change)
+            changes += session.unprepared(server.settings, client.wants)
         if client.asks_sequences and server.last_client != client.ident:
-            # An error is better than another session's value.
-            change = f"{change};DISCARD SEQUENCES" if change else "DISCARD SEQUENCES"
-        if check or change:
+            changes.append("DISCARD SEQUENCES")  # an error is better than another session's value
+        if check or changes:
             server.move(ServerState.PREPARING)
-            self.counters.changes += change != ""
+            self.counters.changes += bool(changes)
             server.deadline = self.deadline(settings.server_connect_timeout)
             server.aim = client.wants
-            server.start(chores.prepare(check, change))
+            server.start(chores.prepare(check, changes))
         else:
             server.settings = client.wants
             self._start(server, client)

@@ -66,6 +66,8 @@ class ServerState(Enum):
     LEAVING = "leaving"  # told to go; counted until it has
     CLOSED = "closed"
 
+    __hash__ = object.__hash__  # by identity: Enum's own is a call in Python
+
 
 MOVES: Final[dict[ServerState, tuple[ServerState, ...]]] = {
     ServerState.IDLE: (
@@ -400,6 +402,9 @@ class Server(Peer):
                 self._look(stop, data[at + codes.HEADER : at + size], at)
             if ledger.special:
                 self._put_in(at + size)
+            if at + size == end:
+                cutter.stop = END
+                return end
             at = cutter.pass_over(data, at)
 
     def _count_query(self) -> None:

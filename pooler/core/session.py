@@ -150,10 +150,17 @@ def difference(has: Settings, wants: Settings, base: Settings) -> str:
         parts.append(_set(AUTHORIZATION, wants[AUTHORIZATION]))
     if ROLE in wants and not (same and has.get(ROLE) == wants[ROLE]):
         parts.append(_set(ROLE, wants[ROLE]))
-    for name, statement in wants.items():
-        if name.startswith(STATEMENT) and has.get(name) != statement:
-            parts.append(statement.strip().rstrip(";"))
     return ";".join(parts)
+
+
+def unprepared(has: Settings, wants: Settings) -> list[str]:
+    """Return the PREPAREs that a server lacks; each to be run by itself.
+
+    For `pg_prepared_statements` shows the whole string that a PREPARE came in, to the client too.
+    """
+    return [
+        text for name, text in wants.items() if name.startswith(STATEMENT) and has.get(name) != text
+    ]
 
 
 def _set(name: str, value: str) -> str:

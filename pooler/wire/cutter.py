@@ -61,8 +61,6 @@ FROM_CLIENT_CLOSELY: Final = bytes(
 )
 """The same where the names of prepared statements have to be looked at."""
 
-_STOP_AT_ALL: Final = bytes(BAD if mark == BAD else STOP for mark in FROM_CLIENT)
-
 _SMALL: Final = bytes(1 if kind in b"SHXEDCc" else 0 for kind in range(256))
 """Client messages held to PQ_SMALL_MESSAGE_LIMIT, as PostgreSQL's SocketBackend does."""
 
@@ -137,9 +135,13 @@ def peek(data: bytes, at: int) -> tuple[int, int]:
         if at < len(data) and FROM_CLIENT[data[at]] == BAD:
             raise BadMessage(f"invalid message type {data[at]}")
         return MORE, 0
-    cutter = Cutter(_STOP_AT_ALL, _SMALL)
-    cutter.scan(data, at)
-    return cutter.stop, cutter.size
+    kind = data[at]
+    size = 1 + int.from_bytes(data[at + 1 : at + HEADER], "big")
+    if FROM_CLIENT[kind] == BAD:
+        raise BadMessage(f"invalid message type {kind}")
+    if size < HEADER or size > (SMALL_LIMIT if _SMALL[kind] else LARGE_LIMIT):
+        raise BadMessage(f"invalid length {size - 1} of message type {chr(kind)!r}")
+    return kind, size
 
 
 def client_cutter() -> Cutter:

@@ -277,14 +277,12 @@ def test_a_login_that_dribbles(run_with_config: RunWithConfig, shared: Pooler) -
     login(shared).close()
 
 
-def test_a_client_that_does_not_read_its_goodbye(shared: Pooler) -> None:
-    with login(shared) as client:
+def test_a_client_that_does_not_read_its_goodbye(run_with_config: RunWithConfig) -> None:
+    pooler = run_with_config(timeouts={"query_timeout": 0.3, "cancel_wait_timeout": 0.3})
+    with login(pooler) as client:
         client.send(rawclient.query("SELECT repeat('x', 1000) FROM generate_series(1, 100000)"))
-        time.sleep(0.1)
-        client.send(b"\xff" * 10)
-        event = shared.wait_for_log(5.0, event="client closed", reason="protocol violation")
-        assert event is not None
-        # Ours is cut off too: a RST, or the end of what fitted in the buffers.
+        pooler.wait_for_log(5.0, event="client closed", reason="query_timeout")
+        # It is cut off: a RST, or the end of what fitted in the buffers.
         time.sleep(5.5)
         with contextlib.suppress(Closed):
             while True:

@@ -1,0 +1,61 @@
+"""The files under deploy/ and docker-compose.yml say what the pooler understands.
+
+They are read, not run: neither a container engine nor systemd is needed for the tests.
+"""
+
+import re
+import shlex
+from pathlib import Path
+
+import yaml
+
+from pooler.config import load
+from pooler.core.settings import Host
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_compose() -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    ours = services["pooler"]
+    config = load(None, environ=ours["environment"])
+    route = config.resolve("postgres", "postgres")
+    assert route is not None
+    assert route.target.hosts == (Host("postgres", 5432),)
+    assert config.auth.type.value == "scram-sha-256"
+    assert config.secret("postgres") == services["postgres"]["environment"]["POSTGRES_PASSWORD"]
+    published = {int(port.rpartition(":")[2]) for port in ours["ports"]}
+    assert config.metrics.address is not None
+    assert published == {config.listen.port, config.metrics.address[1]}
+    assert (ROOT / ours["build"]["dockerfile"]).is_file()
+    assert int(ours["stop_grace_period"].rstrip("s")) > config.timeouts.shutdown_timeout
+
+
+def test_dockerfile() -> None:
+    text = (ROOT / "deploy/Dockerfile").read_text().replace("\\\n", " ")
+    environ = {
+        name: value
+        for line in re.findall(r"^ENV (.*)$", text, re.M)
+        for name, value in (word.split("=", 1) for word in shlex.split(line))
+        if name.startswith("POOLER_")
+    }
+    upstream = "postgresql://app:secret@db/app"
+    config = load(
+        None, environ={**environ, "POOLER_UPSTREAM": upstream, "POOLER_AUTH_TYPE": "trust"}
+    )
+    ports = {int(port) for port in re.findall(r"^EXPOSE (.*)$", text, re.M)[0].split()}
+    assert config.metrics.address is not None
+    assert ports == {config.listen.port, config.metrics.address[1]}
+    for copied in re.findall(r"^COPY (?!--from)(.*)$", text, re.M):
+        for source in copied.split()[:-1]:
+            assert (ROOT / source).exists(), source
+    assert re.search(r"^USER \d+", text, re.M)
+
+
+def test_systemd_unit() -> None:
+    text = (ROOT / "deploy/pooler.service").read_text()
+    assert "Type=notify-reload" in text
+    limit = re.search(r"^TimeoutStopSec=(\d+)$", text, re.M)
+    assert limit is not None
+    config = load(None, environ={"POOLER_UPSTREAM": "postgresql://db/app"})
+    assert int(limit[1]) > config.timeouts.shutdown_timeout
