@@ -29,6 +29,9 @@ NAMES: Final = 5_000
 ROUNDS: Final = 8
 """How deep functions may call each other."""
 
+QUIET: Final = 0.05
+"""Seconds that a server is idle before a scan takes it: nobody has to open another instead."""
+
 IN_LINE: Final = 10.0
 """Seconds after which a scan that found no idle server waits for one as any client does."""
 
@@ -76,7 +79,8 @@ class Catalog:
             or not any(_may_share(client) for client in pool.clients)
         ):
             return
-        if pool.idle and not pool.someone_waits():
+        quiet = pool.idle and now - pool.idle[0].idle_since >= QUIET
+        if quiet and not pool.someone_waits():
             self._start()
         elif not self._wanting_since:
             self._wanting_since = now

@@ -247,7 +247,7 @@ class Pool:
 
     def _pick(self, client: Client) -> Server:
         idle = self.idle
-        if self.settings.server_round_robin:
+        if self.settings.server_round_robin or not client.ident:  # ours is in nobody's way
             return idle.popleft()
         for back in range(1, min(len(idle), MATCH_LIMIT) + 1):
             server = idle[-back]
