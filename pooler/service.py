@@ -105,7 +105,7 @@ class Service(Edge):
 
     def hung_up(self, client: Client) -> bool:
         """Ask the kernel: without reading, the loop would not notice."""
-        return hung_up(client.transport)
+        return not client.internal and hung_up(client.transport)
 
     def vacate(self, databases: frozenset[str]) -> None:
         """Have the idle servers of these databases leave."""

@@ -53,7 +53,7 @@ class Catalog:
         self._due = 0.0  # the time of the next scan; 0.0: as soon as possible
         self._wanting_since = 0.0  # when a scan was due and there was no idle server
         self._transactions = -1  # of the pool, when it was scanned: an unused one is left alone
-        self._complained = False
+        self._complaint = ""
 
     def changed(self) -> None:
         """Scan again soon: functions have changed."""
@@ -120,9 +120,9 @@ class Catalog:
             self.complain(text)
 
     def complain(self, text: str) -> None:
-        """Say what is wrong, once."""
-        if not self._complained:
-            self._complained = True
+        """Say what is wrong, unless it is what was said last."""
+        if text != self._complaint:
+            self._complaint = text
             self._pool.edge.catalog_failed(self._pool, text)
 
 

@@ -287,7 +287,9 @@ class Server(Peer):
             data = edited(data, self._edits)
         if client is not None and self.state is ServerState.ACTIVE and data:
             client.send(data)
-            client = self.client  # one of our own may have left over what it was told
+            if self.state is ServerState.LEAVING:  # one of our own let go of it
+                return
+            client = self.client  # it may have left over what it was told
         elif self.answer is not None and len(self.answer) <= truth.ANSWER_LIMIT:
             self.answer += data
         if self.state is not ServerState.ACTIVE and self.farewell is not None:

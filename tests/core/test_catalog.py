@@ -200,3 +200,21 @@ def test_a_function_that_hides_nothing_is_no_hint() -> None:
     world = World()
     world.app().ask("create function f() as 'select 1'")
     assert flags_of(world, "select f()") == 0
+
+
+def test_a_server_may_go_with_the_answer_to_a_scan() -> None:
+    # One chunk: the scan ends at its error and lets go of a server that has said goodbye already.
+    world, app = world_with()
+    world.slow_catalog = True
+    app.ask("select 1")
+    world.wait(0.2)
+    (session,) = world.sessions
+    session.sleeping = None
+    session.say(
+        build.error("ERROR", codes.QUERY_CANCELED, "canceled")
+        + build.READY
+        + build.error("FATAL", codes.ADMIN_SHUTDOWN, "terminating connection")
+    )
+    session.end()
+    world.run()
+    assert app.ask("select 2") == "row 2, ready"
