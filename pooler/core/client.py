@@ -8,7 +8,7 @@ from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
-from pooler.core import policy, session
+from pooler.core import again, policy, session
 from pooler.core.errors import ClientFault, CloseReason, PoolerError, protocol_violation
 from pooler.core.hints import (
     ANYTHING,
@@ -25,9 +25,11 @@ from pooler.core.hints import (
     names_in,
 )
 from pooler.core.limits import Gauge
+from pooler.core.names import TEXT_LIMIT, Names, Wait
 from pooler.core.peer import (
     HELD_FULL,
     HOLD_LIMIT,
+    NAMES_FULL,
     OWN_FULL,
     PEER_FULL,
     Edit,
@@ -36,7 +38,6 @@ from pooler.core.peer import (
     edited,
 )
 from pooler.core.settings import PoolMode, SessionSettings
-from pooler.core.statements import TEXT_LIMIT, Names
 from pooler.wire import build, codes
 from pooler.wire.cutter import (
     END,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from pooler.core.pool import Pool
     from pooler.core.server import Server
 
+_FLUSH: Final = build.message(codes.FLUSH, b"")
 _WITHOUT_SERVER: Final = b"dcfH"
 """What an idle session ignores: copy data that comes after its COPY failed, and Flush."""
 
@@ -67,6 +69,10 @@ _SENDER_END: Final = 9
 
 NOTES_LIMIT: Final = 4_194_304
 """Bytes of notifications kept for a client that does not read, or stays in its transaction."""
+
+EFFECTS_LIMIT: Final = 2_000
+"""Messages of a special kind under way above which no more are read: those that the server is not
+sent would fill no buffer of it."""
 
 HINTED_LIMIT: Final = 10_000
 """Prepared statements with a hint remembered of a client; with more, any Bind is one."""
@@ -150,6 +156,10 @@ class Client(Peer):
         self._skipping = False  # to the next Sync, as a server does after an error
         self._edits: list[Edit] = []  # to be made in the chunk under way
         self.names = Names(self)
+        self.again = b""  # to be sent once more when its error's ReadyForQuery has come
+        self.holds = False  # what is held waits for the next ReadyForQuery
+        self._burst = b""  # what the server works on, if that is all and can perhaps be repeated
+        self._repeats = 0
         # hints
         self._hinted: dict[bytes, Hint] = {}  # of prepared statements, by name
         self._warned = 0  # of which features, by their hints
@@ -277,7 +287,8 @@ class Client(Peer):
                 self._held = b""
             server = self.server
             assert server is not None
-            if server.cancels and server.ledger.settled:  # a late cancel would hit what comes next
+            # A late cancel would hit what comes next; what is sent again comes first.
+            if self.again or self.holds or (server.cancels and server.ledger.settled):
                 self._held = data
                 if len(data) > HOLD_LIMIT:
                     self.brake(HELD_FULL)
@@ -296,17 +307,21 @@ class Client(Peer):
         cutter = self._cutter
         self.pool.counters.received += len(data)
         before = cutter.left
-        if server.ledger.settled:
+        fresh = server.ledger.settled
+        if fresh:
             self.names.recent.clear()
+        effects = len(server.effects)
         try:
             at = self._walk(data, server)
-        except BadMessage as bad:
+        except (BadMessage, ClientFault) as error:
             cutter.left = before  # nothing of this chunk is passed on
-            self.fail(protocol_violation(str(bad)), CloseReason.PROTOCOL_VIOLATION)
-            return
-        except ClientFault as fault:
-            cutter.left = before
-            self.fail(fault, CloseReason.TOO_MANY)
+            cutter.kinds.clear()
+            self._edits.clear()
+            server.take_back(len(server.effects) - effects)
+            if isinstance(error, ClientFault):
+                self.fail(error, CloseReason.TOO_MANY)
+            else:
+                self.fail(protocol_violation(str(error)), CloseReason.PROTOCOL_VIOLATION)
             return
         if at < len(data):
             if not self.terminated:
@@ -317,6 +332,10 @@ class Client(Peer):
             if server.status == codes.IDLE:
                 server.transaction_since = server.busy_since
         kinds = cutter.kinds
+        whole = not self._held and cutter.left == 0
+        repeatable = fresh and self.names.recent and whole and len(data) <= again.BURST_LIMIT
+        self._burst = data if repeatable else b""
+        self._repeats = 0
         if self._edits:
             data = edited(data, self._edits)
             server.send(data, kinds)
@@ -324,6 +343,9 @@ class Client(Peer):
         elif data:
             server.send(data, kinds)
         kinds.clear()
+        if len(server.effects) > EFFECTS_LIMIT and not cutter.left:
+            self.brake(NAMES_FULL)
+            server.send(_FLUSH, bytearray())
         if self.terminated:
             self.close(CloseReason.TERMINATED)
         elif server.ledger.settled:
@@ -337,7 +359,7 @@ class Client(Peer):
             self.mode is not PoolMode.SESSION
             and not self.pool.single_use
             and self.pool.settings.max_prepared_statements > 0
-        )
+        ) or len(self.names) > 0
         replacement = b""
         at = cutter.scan(data, 0)
         while True:
@@ -368,15 +390,24 @@ class Client(Peer):
             manage = names
             if stop == codes.QUERY:
                 self.names.unnamed = None  # a server drops it, too
-                manage = names and hint.flags & (DEALLOCATES | EXECUTES) != 0
+                in_sql = hint.flags & (DEALLOCATES | EXECUTES) != 0 or hint.unlistened
+                manage = names and bool(in_sql)
             elif stop == codes.PARSE and body[:1] == b"\0":
                 self.names.parsed_unnamed(body)
                 if not self._hinted and not self.names.any:
                     cutter.marks = FROM_CLIENT  # its Binds are of what it parsed on this server
-                manage = names and hint.flags & EXECUTES != 0
+                manage = names and hint.flags & (DEALLOCATES | EXECUTES) != 0
             elif stop == codes.PARSE and not names:
                 server.touch(PREPARED, hint)
-            if not manage or not self._rename(stop, body, data, at, size, server):
+            effects, kinds = len(server.effects), len(cutter.kinds)
+            try:
+                renamed = manage and self._rename(stop, body, data, at, size, server)
+            except Wait:
+                server.take_back(len(server.effects) - effects)
+                del cutter.kinds[kinds:]
+                self.holds = True
+                return at
+            if not renamed:
                 cutter.kinds.append(stop)
                 if replacement:
                     self._edits.append((at, at + size, replacement))
@@ -430,7 +461,7 @@ class Client(Peer):
         else:
             instead: bytes | None = None
             if kind == codes.PARSE:
-                if not whole:
+                if not whole or size > TEXT_LIMIT:
                     raise ClientFault(
                         codes.PROGRAM_LIMIT_EXCEEDED,
                         f"a statement of more than {TEXT_LIMIT} bytes cannot be prepared by name",
@@ -534,8 +565,37 @@ class Client(Peer):
         self.unbrake(HELD_FULL)
         self._forward(data)
 
+    def schema_changed(self, owed: bytearray) -> bool:
+        """Note that a statement's result is not of the shape that it had.
+
+        Returns whether what failed is to be sent again; `owed` are the replies that had not come.
+        """
+        server = self.server
+        burst, self._burst = self._burst, b""
+        repeatable = again.repeatable(burst)
+        if not repeatable or server is None:
+            return False
+        self.names.renew()
+        self._repeats += 1
+        if self._repeats > again.TIMES or server.status != codes.IDLE or owed != again.OWED:
+            return False
+        self.again = repeatable
+        return True
+
+    def repeat(self) -> None:
+        """Send again what failed because of a changed schema."""
+        data, self.again = self.again, b""
+        held, self._held = self._held, b""
+        repeats = self._repeats
+        self._forward(data)
+        self._repeats = repeats
+        if held:
+            self.unbrake(HELD_FULL)
+            self.data_received(held)
+
     def resume(self) -> None:
         """Go on with what was held back in the middle of a transaction."""
+        self.holds = False
         if self._held:
             data, self._held = self._held, b""
             self.unbrake(HELD_FULL)

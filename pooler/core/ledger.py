@@ -178,10 +178,10 @@ class Ledger:
             self.swallowed = True
         self.unsynced = _ends_unsynced(owed, False)
 
-    def failed(self) -> bytes:
+    def failed(self) -> int:
         """Note an ErrorResponse that does not end the connection.
 
-        Returns the special kinds among the messages that the server failed at or skips, in order.
+        Returns how many of the messages that the server failed at or skips are of a special kind.
         """
         owed = self.owed
         if self.copy_in:
@@ -189,9 +189,9 @@ class Ledger:
                 self.unsure = True  # whether that Sync will be answered
             self._copy_over()
         if owed and owed[0] not in _EXTENDED:
-            return b""
+            return 0
         if not owed and not self.unsynced:
-            return b""
+            return 0
         sync = owed.find(SYNC)
         skipped = owed[:] if sync < 0 else owed[:sync]
         if sync < 0:
@@ -201,9 +201,9 @@ class Ledger:
         else:
             del owed[:sync]
         if not self.special:
-            return b""
-        special = bytes(kind for kind in skipped if kind <= SPECIAL)
-        self.special -= len(special)
+            return 0
+        special = sum(kind <= SPECIAL for kind in skipped)
+        self.special -= special
         return special
 
     def ready(self) -> None:

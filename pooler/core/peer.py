@@ -15,6 +15,8 @@ HELD_FULL: Final = 2
 """The client has no server yet, and what it sent meanwhile is over `HOLD_LIMIT`."""
 OWN_FULL: Final = 4
 """The client does not read its answers, so it is to ask for no more."""
+NAMES_FULL: Final = 8
+"""Many of its messages that only we have to do with wait for answers to others."""
 
 HOLD_LIMIT: Final = 65_536
 """Bytes of a client kept while it has no server. A message that fits is also awaited whole

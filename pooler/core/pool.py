@@ -30,7 +30,7 @@ from pooler.core.errors import (
 )
 from pooler.core.hints import Hints
 from pooler.core.keeper import Keeper
-from pooler.core.peer import PEER_FULL
+from pooler.core.peer import NAMES_FULL, PEER_FULL
 from pooler.core.pins import Pin
 from pooler.core.policy import Rules
 from pooler.core.server import Server, ServerState
@@ -340,7 +340,9 @@ class Pool:
         server.client = None
         client.server = None
         server.torn = client.within_message
-        client.unbrake(PEER_FULL)
+        client.unbrake(PEER_FULL | NAMES_FULL)
+        client.again = b""
+        client.holds = False
         server.unbrake(PEER_FULL)
         now = self.edge.now()
         client.idle_since = server.idle_since = self.used_at = now
@@ -627,6 +629,7 @@ class Pool:
         self._bereave(client or server.owner, server)
 
     def _take_out(self, server: Server) -> None:
+        server.forget_statements()
         self.keeper.lost(server)
         if server.state is ServerState.IDLE:
             self.idle.remove(server)
@@ -731,6 +734,7 @@ class Pool:
         del self.clients[client]
         other.clients[client] = None
         client.pool = other
+        client.names.move(other.registry)
         if is_waiting(client):
             self.waiting.remove(client)
             other.claim(client)

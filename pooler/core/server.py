@@ -16,13 +16,13 @@ from pooler.core.ledger import (
     LEFT_OUT_PARSE,
     OUR_CLOSE,
     OUR_PARSE,
-    RENAMED_PARSE,
     SPECIAL,
     Ledger,
 )
-from pooler.core.peer import PEER_FULL, Edit, Peer, Transport, edited
+from pooler.core.names import STALE, made_to_fail
+from pooler.core.peer import NAMES_FULL, PEER_FULL, Edit, Peer, Transport, edited
 from pooler.core.settings import Host
-from pooler.core.statements import PREFIX, Effect, Prepared, made_to_fail
+from pooler.core.statements import PREFIX, Effect, Prepared
 from pooler.wire import build, codes, parse
 from pooler.wire.cutter import (
     END,
@@ -46,6 +46,11 @@ CHANGED_RESULT: Final = "cached plan must not change result type"
 """The error by which a prepared statement tells that the schema was changed under it; like all
 drivers that look for it, we do not expect `lc_messages` to be another language."""
 
+_ADDED: Final = bytes([OUR_PARSE, OUR_CLOSE])
+
+EFFECTS_FEW: Final = 1_000
+"""So many effects are left when a client with too many is read from again."""
+
 _REPLIES: Final = b"123IsTnW"
 
 LOOK_LIMIT: Final = 65_536
@@ -53,6 +58,10 @@ LOOK_LIMIT: Final = 65_536
 
 
 _NO_COPY: Final = build.copy_fail("client connection lost")
+
+
+def _syncs(kinds: bytearray) -> int:
+    return kinds.count(codes.SYNC) + kinds.count(codes.QUERY) + kinds.count(codes.FUNCTION_CALL)
 
 
 class ServerState(Enum):
@@ -148,6 +157,7 @@ class Server(Peer):
         self.ledger = Ledger()
         self.prepared = Prepared(pool.registry)
         self.effects: deque[Effect] = deque()  # of the special messages in the ledger
+        self._group = 0  # Syncs sent while there were any; see `Prepared`
         # per link
         self.state = ServerState.PREPARING
         self.client: Client | None = None
@@ -166,6 +176,7 @@ class Server(Peer):
         self._cutter = server_cutter()
         self._tail = b""  # start of a message kept back until it is whole
         self._edits: list[Edit] = []  # to be made in the chunk under way
+        self._ready = False  # a ReadyForQuery is in it
         self.answer: bytearray | None = None  # what came since a chore asked a question
         self.farewell: dict[str, str] | None = None  # the FATAL that the server sent
 
@@ -204,6 +215,8 @@ class Server(Peer):
         """Write messages of which those of `kinds` are owed something; may be none."""
         if kinds:
             self.ledger.sent(kinds)
+            if self.effects:
+                self._group += _syncs(kinds)
         if data:
             self.transport.write(data)
 
@@ -283,13 +296,14 @@ class Server(Peer):
             self._tail = data[at:]
             data = data[:at]
         client = self.client
+        ready, self._ready = self._ready, False
         if self._edits:
             data = edited(data, self._edits)
         if client is not None and self.state is ServerState.ACTIVE and data:
             client.send(data)
-            if self.state is ServerState.LEAVING:  # one of our own let go of it
-                return
-            client = self.client  # it may have left over what it was told
+            if self.state is not ServerState.ACTIVE:
+                return  # a client of our own has left over what it was told
+            client = self.client
         elif self.answer is not None and len(self.answer) <= truth.ANSWER_LIMIT:
             self.answer += data
         if self.state is not ServerState.ACTIVE and self.farewell is not None:
@@ -297,8 +311,14 @@ class Server(Peer):
         elif self.ledger.settled and not self._cutter.left and not self._tail:
             if self.chore is not None:
                 self._resume_chore()
+            elif client is not None and client.again:
+                client.repeat()
+            elif client is not None and client.holds:
+                client.resume()
             elif client is not None:
                 self.pool.settled(self)
+        elif client is not None and client.holds and (ready or self.ledger.skipping):
+            client.resume()
         elif client is None and (
             self.ledger.unsure
             # the rest of a message that nobody asked for would go to the next client
@@ -308,12 +328,37 @@ class Server(Peer):
 
     # -- statements: see `statements`
 
+    def group_of(self, kinds: bytearray) -> int:
+        """Return the number of the group of messages that comes behind `kinds`, not yet sent."""
+        return self._group + _syncs(kinds)
+
+    def unknown(self, kinds: bytearray) -> bool:
+        """Return whether `status` may have changed until what comes behind `kinds` is read."""
+        return _syncs(self.ledger.owed) > 0 or _syncs(kinds) > 0
+
+    def take_back(self, count: int) -> None:
+        """Forget the newest effects: their messages are not sent after all."""
+        for _ in range(count):
+            self._undo(self.effects.pop())
+
+    def forget_statements(self) -> None:
+        """Let go of all statements: the session ends, or no more is known of it."""
+        while self.effects:
+            self._undo(self.effects.popleft())
+        self.prepared.clear()
+
+    def _undo(self, effect: Effect) -> None:
+        if effect.concerns is not None:
+            self.prepared.answered(effect.concerns, None)
+        if effect.means is not None:
+            self.pool.registry.drop(effect.means)
+
     def _answered(self, reply: int, at: int, size: int) -> None:
         """Note one reply while some are to be taken out or put in."""
         kind = self.ledger.answered(reply)
         if not kind:
             return
-        self._happened(kind, self.effects.popleft())
+        self._happened(self.effects.popleft(), kind != OUR_CLOSE)
         if kind in (OUR_PARSE, OUR_CLOSE):
             self._edits.append((at, at + size, b""))
 
@@ -323,38 +368,41 @@ class Server(Peer):
             kind = self.ledger.left_out()
             if not kind:
                 break
-            self._happened(kind, self.effects.popleft())
+            self._happened(self.effects.popleft(), there=False)
             reply = build.PARSE_COMPLETE if kind == LEFT_OUT_PARSE else build.CLOSE_COMPLETE
             self._edits.append((at, at, reply))
         if not self.ledger.special:
             self._cutter.marks = FROM_SERVER
 
-    def _happened(self, kind: int, effect: Effect) -> None:
+    def _happened(self, effect: Effect, there: bool) -> None:
+        if effect.concerns is not None:
+            self.prepared.answered(effect.concerns, there)
         client = self.client
-        if effect.name and client is not None:
+        if client is None:
+            if effect.means is not None:
+                self.pool.registry.drop(effect.means)
+            return
+        if effect.name:
             client.names.happened(effect)
-        else:
-            self.pool.registry.release(effect)
+        if client.braked & NAMES_FULL and len(self.effects) <= EFFECTS_FEW:
+            client.unbrake(NAMES_FULL)
 
-    def _skipped(self, kinds: bytes) -> None:
+    def _skipped(self, count: int) -> None:
         """Undo what was expected of messages that the server failed at, or skips."""
-        for kind in kinds:
-            effect = self.effects.popleft()
-            if effect.statement is not None and not effect.duplicate:
-                if kind in (OUR_PARSE, RENAMED_PARSE):
-                    self.prepared.remove(effect.statement)
-                elif kind == OUR_CLOSE:
-                    self.prepared.add(effect.statement)
-            self.pool.registry.release(effect)
-        if self.client is not None:
-            self.client.names.plan_again(self.effects)
+        for _ in range(count):
+            self._undo(self.effects.popleft())
+        client = self.client
+        if client is not None:
+            client.names.plan_again(self.effects)
+            if len(self.effects) <= EFFECTS_FEW:
+                client.unbrake(NAMES_FULL)
         if not self.ledger.special:
             self._cutter.marks = FROM_SERVER
 
     def _forgot_statements(self) -> None:
         self.prepared.clear()
         if self.client is not None and self.state is ServerState.ACTIVE:
-            self.client.names.clear()
+            self.client.names.clear(self.effects)
 
     def _walk(self, data: bytes) -> int:
         """Note what the messages in `data` mean; return where what must be kept back begins."""
@@ -367,6 +415,8 @@ class Server(Peer):
             if kinds:
                 ledger.replied(kinds)
                 kinds.clear()
+            if ledger.special and not cutter.left:
+                self._put_in(at)
             stop = cutter.stop
             if stop in (END, MORE):
                 return at
@@ -376,7 +426,9 @@ class Server(Peer):
                     return at
                 if stop != codes.ERROR_RESPONSE:
                     raise BadMessage(f"a message of type {chr(stop)!r} of {size} bytes")
-                ledger.failed()  # its text is too long to be read, not to be passed on
+                self._skipped(
+                    ledger.failed()
+                )  # its text is too long to be read, not to be passed on
                 if self.client is None:
                     self.stand_in()
             elif stop == codes.COMMAND_COMPLETE:
@@ -393,8 +445,12 @@ class Server(Peer):
                     raise BadMessage("invalid length of ReadyForQuery")
                 self.status = data[at + codes.HEADER]
                 self.excused = False
+                self._ready = True
                 ledger.ready()
-                if self.chore is None:
+                client = self.client
+                if client is not None and client.again:
+                    self._edits.append((at, at + size, b""))
+                elif self.chore is None:
                     self._count_query()
             elif stop == codes.NOTIFICATION_RESPONSE:
                 self._notified(data[at : at + size], at)
@@ -402,9 +458,9 @@ class Server(Peer):
                 self._answered(stop, at, size)
             else:
                 self._look(stop, data[at + codes.HEADER : at + size], at)
-            if ledger.special:
-                self._put_in(at + size)
             if at + size == end:
+                if ledger.special:
+                    self._put_in(end)
                 cutter.stop = END
                 return end
             at = cutter.pass_over(data, at)
@@ -434,13 +490,35 @@ class Server(Peer):
             self._edits.append((start, start + 4, sender.to_bytes(4, "big")))
         client.heard_here(message)
 
-    def _in_its_words(self, body: bytes, fields: dict[str, str], at: int) -> None:
-        """Have an error about a statement name it as the client does."""
-        if fields.get("C") == codes.UNDEFINED_STATEMENT and not made_to_fail(body):
-            self.prepared.clear()  # somebody deallocated them
-        if self.client is not None:
-            said = build.message(codes.ERROR_RESPONSE, self.client.names.in_its_words(body))
-            self._edits.append((at, at + codes.HEADER + len(body), said))
+    def _failed(self, body: bytes, fields: dict[str, str], at: int) -> None:
+        """Note an error; have one about a statement name it as the client does."""
+        ledger, client = self.ledger, self.client
+        sqlstate = fields.get("C", "")
+        special = 0 < (ledger.owed[0] if ledger.owed else 0) <= SPECIAL
+        failed = self.effects[0] if special else None
+        owed = ledger.owed.translate(None, _ADDED)
+        instead: bytes | None = None
+        if PREFIX in body and client is not None:
+            said = client.names.in_its_words(body, sqlstate, failed)
+            instead = build.message(codes.ERROR_RESPONSE, said)
+        skipped = ledger.failed()
+        if client is not None and (fields.get("M") == CHANGED_RESULT or STALE in body):
+            for statement in client.names.recent:
+                self.pool.registry.retire(statement)
+            if client.schema_changed(owed):
+                instead = b""
+        elif client is not None and sqlstate == codes.UNDEFINED_STATEMENT and PREFIX in body:
+            gone = any(b'"%b"' % statement.name in body for statement in client.names.recent)
+            if gone and client.schema_changed(owed):
+                instead = b""
+        if instead is not None:
+            self._edits.append((at, at + codes.HEADER + len(body), instead))
+        self._skipped(skipped)
+        if PREFIX in body and not made_to_fail(body):  # somebody prepares or deallocates beside us
+            if failed is not None and failed.concerns is not None:
+                self.prepared.doubt((failed.concerns,))
+            elif sqlstate == codes.UNDEFINED_STATEMENT:
+                self.prepared.doubt()
 
     def _look(self, kind: int, body: bytes, at: int) -> None:
         if kind == codes.COPY_IN_RESPONSE:
@@ -455,14 +533,7 @@ class Server(Peer):
                 self.farewell = fields
             else:
                 self.failure = fields
-                skipped = self.ledger.failed()
-                if fields.get("M") == CHANGED_RESULT and self.client is not None:
-                    for statement in self.client.names.recent:
-                        self.pool.registry.retire(statement)
-                if PREFIX in body:
-                    self._in_its_words(body, fields, at)
-                if skipped:
-                    self._skipped(skipped)
+                self._failed(body, fields, at)
                 if self.client is None:
                     self.stand_in()
                 elif self.pool.rules.refuses and (told := policy.refusal(fields)) is not None:

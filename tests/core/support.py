@@ -210,8 +210,10 @@ class Session:
 
     `select X` gives one row X; `begin`, `commit`, `rollback`; `error X` fails; `sleep X` answers
     as select once `finish` is called, unless it is cancelled; `copy in`, `copy out X`;
-    `set NAME=VALUE`; what the pooler itself asks: set_config, RESET, DISCARD ALL. A setting whose
-    value is `impossible` fails.
+    `set NAME=VALUE`; `syntax` and `missing` fail when they are parsed, unless it was `created`;
+    `shape` gives a row whose description changes with `World.shape`; `execute X` and `deallocate X`
+    of a prepared statement; what the pooler itself asks: set_config, RESET, DISCARD ALL. A setting
+    whose value is `impossible` fails.
     """
 
     def __init__(self, world: "World", pid: int, target: Target, host: Host) -> None:
@@ -224,9 +226,10 @@ class Session:
         self.settings = dict(self.defaults)
         self.buffer = bytearray()
         self.log: list[str] = []  # each statement run
+        self.parsed: list[str] = []  # each text prepared
         self.status = codes.IDLE
-        self.statements: dict[bytes, str] = {}
-        self.portal = ""
+        self.statements: dict[bytes, tuple[str, int]] = {}  # text, and shape of the result
+        self.portals: dict[bytes, str] = {}
         self.pending: deque[str] = deque()  # statements of the simple query being run
         self.simple = False
         self.sleeping: str | None = None
@@ -327,6 +330,8 @@ class Session:
             pass
         elif kind == codes.QUERY:
             self.simple = True
+            self.unsynced = False
+            self.statements.pop(b"", None)
             sql = parse.text(body[:-1])
             # The pooler's own settings travel as one query, all or nothing.
             ours = "set_config" in sql or "pg_catalog" in sql
@@ -336,25 +341,93 @@ class Session:
 
     def _extended(self, kind: int, body: bytes) -> None:
         self.unsynced = self.unsynced or kind != codes.FLUSH
+        first, _, rest = body.partition(b"\0")
         if kind == codes.PARSE:
-            name, sql = body.split(b"\0")[:2]
-            self.statements[name] = sql.decode()
-            if b"pg_node_tree" in sql:  # PostgreSQL fails while it parses
-                self._run(sql.decode())
-                return
-            self.say(build.message(codes.PARSE_COMPLETE, b""))
+            self._parse(first, rest.partition(b"\0")[0].decode())
         elif kind == codes.BIND:
-            self.portal = self.statements[body.split(b"\0")[1]]
-            self.say(build.message(codes.BIND_COMPLETE, b""))
+            self._bind(first, rest.partition(b"\0")[0])
         elif kind == codes.DESCRIBE:
-            self.say(build.message(codes.NO_DATA, b""))
+            self._describe(first[:1], first[1:])
         elif kind == codes.EXECUTE:
-            self._run(self.portal)
+            if first in self.portals:
+                self._run(self.portals[first])
+            else:
+                self._fail("34000", f'portal "{first.decode()}" does not exist')
         elif kind == codes.CLOSE:
+            closed = self.statements if first[:1] == b"S" else self.portals
+            closed.pop(first[1:], None)
             self.say(build.message(codes.CLOSE_COMPLETE, b""))
+
+    def _aborted(self, sql: str) -> bool:
+        if self.status != codes.FAILED_TRANSACTION or sql.split()[:1] in (["rollback"], ["commit"]):
+            return False
+        self._fail("25P02", "current transaction is aborted")
+        return True
+
+    def _parse(self, name: bytes, sql: str) -> None:
+        if not name:
+            self.statements.pop(b"", None)
+        if sql.startswith("syntax"):
+            self._fail("42601", f"syntax error in {sql}")
+        elif "pg_node_tree" in sql:  # PostgreSQL fails while it parses
+            self._run(sql)
+        elif sql and self._aborted(sql):
+            pass
+        elif sql.startswith("missing") and sql not in self.world.created:
+            self._fail("42P01", f"{sql} does not exist")
+        elif name in self.statements:
+            self._fail("42P05", f'prepared statement "{name.decode()}" already exists')
+        else:
+            self.statements[name] = sql, self.world.shape
+            self.parsed.append(sql)
+            self.say(build.message(codes.PARSE_COMPLETE, b""))
+
+    def _bind(self, portal: bytes, name: bytes) -> None:
+        if not self._find(name):
+            return
+        sql, shape = self.statements[name]
+        if self._aborted(sql):
+            pass
+        elif shape != self.world.shape and sql.startswith("shape"):
+            self._fail("0A000", "cached plan must not change result type")
+        elif portal and portal in self.portals:
+            self._fail("42P03", f'cursor "{portal.decode()}" already exists')
+        else:
+            self.portals[portal] = sql
+            self.say(build.message(codes.BIND_COMPLETE, b""))
+
+    def _find(self, name: bytes) -> bool:
+        if name not in self.statements:
+            which = f'prepared statement "{name.decode()}"' if name else "unnamed statement"
+            self._fail("26000", f"{which} does not exist")
+            return False
+        return True
+
+    def _describe(self, kind: bytes, name: bytes) -> None:
+        if kind == b"S":
+            if not self._find(name):
+                return
+            sql, shape = self.statements[name]
+            if self._aborted(sql):
+                return
+            if sql.startswith("shape") and shape != self.world.shape:
+                self._fail("0A000", "cached plan must not change result type")
+                return
+            self.say(build.message(codes.PARAMETER_DESCRIPTION, b"\0\0"))
+        elif name not in self.portals:
+            self._fail("34000", f'portal "{name.decode()}" does not exist')
+            return
+        else:
+            sql = self.portals[name]
+        if sql.startswith("shape"):
+            self.say(build.message(codes.ROW_DESCRIPTION, b"\0\0%d" % self.world.shape))
+        else:
+            self.say(build.message(codes.NO_DATA, b""))
 
     def _ready(self) -> None:
         self.unsynced = False
+        if self.status == codes.IDLE:
+            self.portals.clear()
         self.say(build.ready_for_query(self.status))
 
     def _fail(self, sqlstate: str, text: str, **more: str) -> None:
@@ -389,6 +462,12 @@ class Session:
             self.say(build.message(codes.EMPTY_QUERY_RESPONSE, b""))
         elif word == "select":
             self._row(rest)
+        elif word == "shape":
+            self._row(str(self.world.shape))
+        elif word == "execute":
+            rest = rest.strip('"')
+            if self._find(rest.encode()):
+                self._run(self.statements[rest.encode()][0])
         elif word == "error":
             self._fail("22012", rest)
         elif word == "sleep":
@@ -400,6 +479,9 @@ class Session:
                 self.status = codes.IN_TRANSACTION
             elif word in ("commit", "rollback"):
                 self.status = codes.IDLE
+                self.portals.clear()
+            elif word in ("deallocate", "discard") and not self._deallocate(rest):
+                return
             elif word == "set":
                 name, _, value = rest.partition("=")
                 self._set(name, value)
@@ -407,7 +489,18 @@ class Session:
                 for name, value in self.defaults.items():
                     self._set(name, value)
                 self.settings = dict(self.defaults)
-            self._done(word)
+            everything = word in ("deallocate", "discard") and rest.lower() == "all"
+            self._done(f"{word} all" if everything else word)
+
+    def _deallocate(self, name: str) -> bool:
+        name = name.strip('"')
+        if name.lower() == "all":
+            self.statements = {b"": self.statements[b""]} if b"" in self.statements else {}
+            return True
+        if not self._find(name.encode()):
+            return False
+        del self.statements[name.encode()]
+        return True
 
     def _done(self, word: str) -> None:
         self.say(build.message(codes.COMMAND_COMPLETE, build.cstring(word.upper())))
@@ -632,6 +725,8 @@ class World(Edge):
         self._ticks = 0
         self.catalog: list[list[list[bytes]]] = []  # rounds of rows that scans are told
         self.slow_catalog = False
+        self.shape = 0  # of what "shape" returns: a table, whose columns change
+        self.created: set[str] = set()  # "missing" tables that are not
         self.careful = True  # check after each run
         self.chunk = 0  # bytes at a time, 0: as they were written
         # what tests look at

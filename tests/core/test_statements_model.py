@@ -1,0 +1,129 @@
+"""Prepared statements against a model: a client alone on a server of its own, without a pooler.
+
+Scripts of two or three clients run through the pooler over one or two servers, in any interleaving;
+what each is answered is, to the last byte, what it is answered alone. PostgreSQL is the fake one.
+"""
+
+from dataclasses import dataclass
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.core.support import HOST, Session, World, query
+from tests.support.rawclient import bind, close, describe, execute, flush, parse, sync
+
+NAMES = ("a", "b", "c")
+TEXTS = ("select 1", "select 2", "error x", "syntax", "missing", "", "rollback")
+
+name = st.sampled_from(NAMES)
+burst = st.builds(lambda name: bind(statement=name) + describe("P") + execute(), name)
+message = st.one_of(
+    st.builds(parse, st.sampled_from(TEXTS), name),
+    st.builds(lambda sql: parse(sql, "a"), st.sampled_from(TEXTS)),
+    burst,
+    burst,
+    st.builds(lambda name: bind(statement=name), name),
+    st.builds(lambda name: describe("S", name), name),
+    st.builds(lambda name: close("S", name), name),
+    st.just(execute()),
+    st.just(describe("P")),
+    st.just(close("P")),
+    st.just(flush()),
+    st.just(sync()),
+    st.just(sync()),
+    st.just(parse("select 7") + bind() + execute()),
+    st.just(parse("begin") + bind() + execute()),
+    st.builds(
+        query,
+        st.sampled_from(
+            (
+                "select 3",
+                "begin",
+                "rollback",
+                "error y",
+                "deallocate a",
+                "deallocate b",
+                "execute a",
+                "deallocate all",
+            )
+        ),
+    ),
+    st.builds(lambda name: parse(f"deallocate {name}") + bind() + execute(), name),
+)
+chunk = st.lists(message, min_size=1, max_size=6).map(b"".join)
+turns = st.lists(st.tuples(st.integers(0, 2), chunk), min_size=1, max_size=12)
+
+END = sync() + query("rollback") + sync()
+
+
+@dataclass
+class Sink:
+    """Who talks to a fake PostgreSQL directly."""
+
+    got: bytes = b""
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came."""
+        self.got += data
+
+    def eof_received(self) -> bool:
+        """No more will come."""
+        return False
+
+    def connection_lost(self, error: BaseException | None) -> None:
+        """The connection has ended."""
+
+
+def alone(chunks: list[bytes]) -> bytes:
+    """Return what a client without a pooler is answered."""
+    world = World()
+    session = Session(world, 1, world.target, HOST)
+    world.sessions.append(session)
+    sink = Sink()
+    session.transport.protocol = sink
+    for data in chunks:
+        session.receive(data)
+        world.run()
+    return sink.got
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    script=turns,
+    servers=st.integers(1, 2),
+    most=st.integers(1, 4),
+    size=st.sampled_from((0, 0, 1, 7, 30)),
+    at_once=st.booleans(),
+)
+def test_replies_are_those_of_a_client_alone(
+    script: list[tuple[int, bytes]], servers: int, most: int, size: int, at_once: bool
+) -> None:
+    world = World(pool_size=servers, max_prepared_statements=most)
+    apps = world.apps(3)
+    world.chunk = size
+    chunks: list[list[bytes]] = [[], [], []]
+    for app in apps:
+        app.raw.clear()
+    for who, data in [*script, (0, END), (1, END), (2, END)]:
+        chunks[who].append(data)
+        apps[who].transport.deliver(data)
+        if not at_once:
+            world.run()
+    world.run()
+    for app, sent in zip(apps, chunks, strict=True):
+        assert bytes(app.raw) == alone(sent)
+    pool = world.pool()
+    for server in pool.idle:
+        there = {name for name, _ in world.session(server).statements.items()}
+        assert {statement.name for statement in server.prepared._statements} <= there
+        assert len(server.prepared) <= most
+        assert not server.effects
+        assert len(there) <= most + 2, "and the unnamed one, and the spare one"
+    world.chunk = 0
+    for app in apps:
+        app.bye()
+    world.run()
+    for session in list(world.sessions):
+        session.kill()
+    world.run()
+    assert len(pool.registry) == 0
