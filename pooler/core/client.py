@@ -178,6 +178,11 @@ class Client(Peer):
         self.state = state
 
     @property
+    def internal(self) -> bool:
+        """Whether it is one of our own."""
+        return not self.ident or self.pool.internal
+
+    @property
     def within_message(self) -> bool:
         """True while a message of which a part was passed on is incomplete."""
         return self._cutter.left > 0
