@@ -31,6 +31,7 @@ _COUNTERS: Final = (
     ("timeouts", "timeouts", "Time limits exceeded: waiting, query, transaction, pin"),
     ("questions", "state_questions", "Questions to servers about what their session holds"),
     ("changes", "state_changes", "Server connections set as their next client wants"),
+    ("scans", "catalog_scans", "Looks for functions that hide session state"),
     ("leaks", "state_leaks", "Session state found that nothing had hinted at"),
     ("refusals", "refused_statements", "Statements refused by a policy of session_state"),
 )

@@ -105,22 +105,26 @@ class Service(Edge):
 
     def hung_up(self, client: Client) -> bool:
         """Ask the kernel: without reading, the loop would not notice."""
-        return hung_up(client.transport)
+        return not client.internal and hung_up(client.transport)
 
     def vacate(self, databases: frozenset[str]) -> None:
         """Have the idle servers of these databases leave."""
         self.router.vacate(databases)
 
+    def functions_changed(self, database: str) -> None:
+        """Have the pools of this database look at its functions again."""
+        self.router.functions_changed(database)
+
     def client_opened(self, client: Client) -> None:
         """Log it."""
-        if self.config.logging.log_connections and not client.pool.internal:
+        if self.config.logging.log_connections and not client.internal:
             logs.event(logging.INFO, "client connected", **_client(client))
 
     def client_closed(self, client: Client, reason: CloseReason, text: str) -> None:
         """Log it: an expected end as information, another as a warning."""
         quiet = reason in (CloseReason.TERMINATED, CloseReason.PEER_CLOSED, CloseReason.SHUTDOWN)
         settings = self.config.logging
-        if client.pool.internal:
+        if client.internal:
             return
         if settings.log_disconnections if quiet else settings.log_pooler_errors:
             logs.event(
@@ -180,6 +184,16 @@ class Service(Edge):
         """Log what it was, without values."""
         logs.event(
             logging.WARNING, "session state leaked", **_server(server), names=", ".join(names)
+        )
+
+    def catalog_failed(self, pool: Pool, text: str) -> None:
+        """Log it."""
+        logs.event(
+            logging.WARNING,
+            "catalog not read",
+            database=pool.database,
+            user=pool.user,
+            message=text,
         )
 
     def bug(self, where: object, error: BaseException) -> None:

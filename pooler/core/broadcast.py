@@ -108,7 +108,7 @@ class Broadcast:
         sender = self._pool.sender(int.from_bytes(body[:4], "big"))
         message = build.message(codes.NOTIFICATION_RESPONSE, sender.to_bytes(4, "big") + body[4:])
         for client in list(listeners):
-            client.notify(message)
+            client.notify(message, channel)
 
     def lost(self) -> None:
         """The ear's connection is gone: say so, and try again soon."""

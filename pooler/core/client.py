@@ -136,6 +136,8 @@ class Client(Peer):
         self.custom = frozenset(name for name in wants if "." in name)  # settings it may have set
         self.listening: frozenset[str] = frozenset()  # channels that `broadcast` serves it
         self.unlistening: frozenset[str] = frozenset()  # in the transaction under way
+        self.overlap: frozenset[str] = frozenset()  # channels that its own server listens to, too
+        self._later: list[bytes] = []  # what the ear heard of these
         self._already: deque[tuple[float, bytes]] = deque()  # notifications its own server gave it
         self._notes: list[bytes] = []  # notifications that wait for its transaction's end
         self._notes_size = 0
@@ -174,6 +176,11 @@ class Client(Peer):
         if state not in MOVES[self.state]:
             raise AssertionError(f"{self!r} cannot become {state.value}")
         self.state = state
+
+    @property
+    def internal(self) -> bool:
+        """Whether it is one of our own."""
+        return not self.ident or self.pool.internal
 
     @property
     def within_message(self) -> bool:
@@ -229,9 +236,13 @@ class Client(Peer):
         if changes:
             self.send(b"".join(changes))
 
-    def notify(self, message: bytes) -> None:
-        """Pass on a notification, now or when the transaction has ended."""
+    def notify(self, message: bytes, channel: str = "") -> None:
+        """Pass on what the ear has heard, now or when the transaction has ended."""
         if self.state is ClientState.CLOSED:
+            return
+        if channel in self.overlap:  # its own server brings it, and perhaps has brought it
+            if len(self._later) < ALREADY_LIMIT:
+                self._later.append(message)
             return
         if self._already and self._heard_already(message[_SENDER_END:]):
             return
@@ -248,6 +259,16 @@ class Client(Peer):
                     PoolerError(codes.PROGRAM_LIMIT_EXCEEDED, "too many notifications not read"),
                     CloseReason.SLOW,
                 )
+
+    def end_overlap(self) -> None:
+        """Its own server listens no more: the rest of what the ear heard meanwhile is due."""
+        if self.overlap:
+            self.overlap = frozenset()
+            now = self.pool.edge.now()
+            self._already = deque((now, what) for _, what in self._already)
+            later, self._later = self._later, []
+            for message in later:
+                self.notify(message)
 
     def heard_here(self, message: bytes) -> None:
         """Remember a notification that its own server gave it: the ear may bring it again."""

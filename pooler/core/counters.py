@@ -22,6 +22,7 @@ class Counters:
         self.timeouts = 0  # query, transaction and waiting times exceeded
         self.pins = dict.fromkeys(REASONS, 0)  # servers that came to be kept, by reason
         self.questions = 0  # about what a session holds
+        self.scans = 0  # of the catalog, for functions that hide session state
         self.changes = 0  # servers set as their next client wants
         self.refusals = 0  # statements refused by policy
         self.leaks = 0  # names of what a session held and should not have

@@ -41,6 +41,9 @@ class Edge:
     def vacate(self, databases: frozenset[str]) -> None:
         """Have the idle servers of these databases leave: somebody is about to change them."""
 
+    def functions_changed(self, database: str) -> None:
+        """Have the pools of this database, by the server's name, look at its functions again."""
+
     # -- observations
 
     def client_opened(self, client: "Client") -> None:
@@ -66,6 +69,9 @@ class Edge:
 
     def leaked(self, server: "Server", names: tuple[str, ...]) -> None:
         """A session held what nothing hinted at: names of settings, of reasons to pin."""
+
+    def catalog_failed(self, pool: "Pool", text: str) -> None:
+        """A pool could not find out which functions hide session state."""
 
     def bug(self, where: object, error: BaseException) -> None:
         """An exception that nobody's bytes can excuse: ours."""

@@ -115,19 +115,63 @@ _DOTTED: Final = re.compile(rb"[A-Za-z_][\w$]*(?:\.[A-Za-z_][\w$]*)+")
 class Word:
     """A name that hides session state: of a function, or of a relation that calls one."""
 
-    __slots__ = ("flags", "names")
+    __slots__ = ("flags", "names", "unnamed")
 
-    def __init__(self, flags: int, names: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, flags: int, names: frozenset[str] = frozenset(), unnamed: bool = False
+    ) -> None:
         self.flags = flags
         self.names = names  # of custom settings
+        self.unnamed = unnamed  # it sets others too, of which the text may tell
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Word) and (self.flags, self.names) == (other.flags, other.names)
+    def __or__(self, other: "Word") -> "Word":
+        """Return what a name stands for that is both."""
+        return Word(
+            self.flags | other.flags, self.names | other.names, self.unnamed or other.unnamed
+        )
 
-    __hash__ = None  # type: ignore[assignment]
+    def covers(self, other: "Word") -> bool:
+        """Return whether the other says nothing more."""
+        return (
+            not other.flags & ~self.flags
+            and other.names <= self.names
+            and self.unnamed >= other.unnamed
+        )
 
 
 Words = Mapping[bytes, Word]
+
+_FIRST: Final = r"(?:^|[;'$]|\b(?:begin|then|else|loop)\b)\s*"
+HIDDEN: Final = {
+    ANYTHING: r"\b(?:set_config|pg_(?:try_)?advisory_(?:un)?lock\w*|dblink\w*|temp|temporary"
+    r"|pg_temp|with\s+hold)\b|" + _FIRST + r"(?:set\s+(?!local\b|transaction\b|constraints\b)"
+    r"|(?:reset|listen|unlisten|prepare|deallocate|discard)\b)",
+    ENDLESS: r"\bsetseed\b|" + _FIRST + r"load\s",
+    SEQUENCES: r"\b(?:currval|lastval)\b",
+    ADVANCES: r"\b(?:nextval|setval)\b",
+}
+"""What the body of a function has that hides these; the same to Python and to PostgreSQL, but for
+the word boundary."""
+
+_HIDDEN: Final = {
+    flags: re.compile(pattern.encode(), re.IGNORECASE) for flags, pattern in HIDDEN.items()
+}
+_NAME: Final = rb"((?:\"[^\"]+\"|[\w$\x80-\xff]+)(?:\s*\.\s*(?:\"[^\"]+\"|[\w$\x80-\xff]+))*)"
+_DEFINITIONS: Final = re.compile(
+    rb"(?is)\bcreate\s+(?:or\s+replace\s+)?(?:"
+    rb"(?:function|procedure|(?:temp\w*\s+)?(?:recursive\s+)?view)\s+" + _NAME + rb"|"
+    rb"(?:constraint\s+)?trigger\b[^;]*?\bon\s+" + _NAME + rb"|"
+    rb"rule\b[^;]*?\bto\s+" + _NAME + rb")"
+)
+_DEFINED: Final = 1_000
+"""Names learnt of definitions, at most; they are in the catalog soon."""
+
+
+def add_word(words: dict[bytes, Word], name: str, word: Word) -> None:
+    """Add a name to `words`, by the longest word in it."""
+    token = max(_TOKEN.findall(name.lower().encode("utf-8", "replace")), key=len, default=b"")
+    if token:
+        words[token] = words[token] | word if token in words else word
 
 
 class Hints:
@@ -136,6 +180,7 @@ class Hints:
     def __init__(self, rules: "Rules", words: Words) -> None:
         self._rules = rules
         self._words: dict[bytes, Word] = dict(words)
+        self._defined: dict[bytes, Word] = {}  # by statements seen, and perhaps not committed yet
         self._seen: dict[bytes, Hint] = {}
         self._harmless: set[bytes] = set()  # texts that hint at nothing, their numbers made 0
 
@@ -146,13 +191,37 @@ class Hints:
 
     def learn(self, words: Words) -> bool:
         """Go by these words from now on; return whether a text seen before holds a new one."""
-        before, self._words = self._words, dict(words)
-        new = {word for word in words if words[word] != before.get(word)}
-        if self._words != before:
+        before = self._words
+        self._words = {**words, **self._defined}
+        new = {
+            token
+            for token, word in self._words.items()
+            if token not in before or not before[token].covers(word)
+        }
+        if new or len(self._words) < len(before):
             seen, self._seen = {*self._seen, *self._harmless}, {}
             self._harmless = set()
             return any(not new.isdisjoint(_tokens(text)) for text in seen)
         return False
+
+    def _learn_of(self, text: bytes, flags: int) -> None:
+        """Learn the names that a text defines, if it holds what makes them hide something."""
+        names = [name for found in _DEFINITIONS.findall(text) for name in found if name]
+        for hidden, pattern in _HIDDEN.items():
+            if names and pattern.search(text):
+                flags |= hidden
+        flags &= self._rules.heeded & _HIDEABLE
+        if not names or not flags:
+            return
+        if len(self._defined) >= _DEFINED:
+            self._defined.clear()
+        settings = frozenset(_name(name) for name in _SETTING.findall(text)) | frozenset(
+            _name(found) for found in _SET_CONFIG.findall(text) if b"." in found
+        )
+        for name in names:
+            last = name.rpartition(b".")[2].decode("utf-8", "replace")
+            add_word(self._defined, last, Word(flags, settings, unnamed=True))
+        self.learn({**self._words, **self._defined})
 
     def of(self, text: bytes) -> Hint:
         """Return what a Query's or Parse's body hints at."""
@@ -187,11 +256,14 @@ class Hints:
             if group is not None:
                 flags |= _WORDS[group - 1][0]
         names = {_name(name) for name in _SETTING.findall(text)}
+        unnamed = False
         if self._words:
             for token in _tokens(text) & self._words.keys():
                 flags |= self._words[token].flags
                 names |= self._words[token].names
-        unnamed = False
+                unnamed |= self._words[token].unnamed
+        if unnamed:
+            names |= names_in(text)
         for found in _SET_CONFIG.finditer(text):
             if found[1] is None:
                 unnamed = True
@@ -200,6 +272,8 @@ class Hints:
         unlistened = {_channel(found) for found in _UNLISTEN.findall(text)}
         if _DISCARD.search(text):
             unlistened.add("*")
+        if _CREATE.search(text):
+            self._learn_of(text, flags)
         flags &= self._rules.heeded
         shown = self._rules.shown_by(body)
         if not flags and not names and not unlistened and shown is None:
@@ -213,6 +287,9 @@ class Hints:
             text=body[:_LONGEST],
         )
 
+
+_CREATE: Final = re.compile(rb"(?i)\bcreate\b")
+_HIDEABLE: Final = MEMORY | SEQUENCES | ADVANCES
 
 _TOKEN: Final = re.compile(rb"[\w\x80-\xff]+")
 

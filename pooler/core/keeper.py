@@ -8,9 +8,9 @@ temporary objects, ...) pins the server: it goes back to its client, and is aske
 is a hint that the reason is gone.
 """
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from pooler.core import chores, hints
+from pooler.core import chores, hints, leaks
 from pooler.core.client import ClientState
 from pooler.core.errors import CloseReason
 from pooler.core.pins import Pins
@@ -28,12 +28,25 @@ PATIENCE: Final = 0.2
 servers are idle, and pins are known, without a question per transaction of a busy client."""
 
 
+class _Asked(NamedTuple):
+    """What was known of a server when it was asked."""
+
+    pins: int
+    unhinted: int
+    """What was asked about without a hint."""
+    sampled: bool
+    """Nothing but that: what is found may be anybody's."""
+    reset: bool
+    """Settings may have gone back to what a session of the server's has at its start."""
+
+
 class Keeper:
     """The kept servers of one pool."""
 
     def __init__(self, pool: "Pool") -> None:
         self._pool = pool
         self.pins = Pins(pool)
+        self._asked: dict[Server, _Asked] = {}
         self._kept: dict[Server, None] = {}  # touched, oldest first; some have gone on meanwhile
 
     def keep(self, server: Server) -> None:
@@ -82,11 +95,20 @@ class Keeper:
         server.deadline = pool.edge.now() + pool.settings.cancel_wait_timeout
         asked = server.touched & pool.rules.asked
         server.pins |= server.touched & pool.rules.endless
+        reset = server.touched & hints.RESET != 0
         server.touched = asked
+        self._asked[server] = _Asked(
+            server.pins,
+            server.unhinted,
+            pool.rules.sampled and not (server.pins or asked & ~server.unhinted),
+            reset,
+        )
+        server.unhinted = 0
         pool.counters.questions += 1
         if client.state is ClientState.ACTIVE:  # a pinned one may be idle already
             client.rest()
-        server.start(chores.ask(server, asked, client.custom, client.wants))
+        names = client.custom.union(name for name in client.wants if "." in name)
+        server.start(chores.ask(server, asked, names, client.wants))
 
     def recheck(self, client: "Client") -> None:
         """Ask the client's server again: the broadcast now hears what that listens to."""
@@ -101,13 +123,26 @@ class Keeper:
         pool = self._pool
         client, server.owner = server.owner, None
         server.settings = pool.shelf.shared(server.aim or NONE)
+        asked = self._asked.pop(server)
         if client is None:
             pool.tidy(server, PoolMode.TRANSACTION, CloseReason.TERMINATED)
             return
         client.asked = None
+        if asked.unhinted and self._leaked(server, client, asked):
+            server.touched |= hints.ANYTHING
+            pool.tidy(server, PoolMode.TRANSACTION, CloseReason.TERMINATED)
+            self._go_on(client)
+            return
         # What the client gave at its start is always set on a session of ours. Where it is not, it
         # was RESET, and that goes back to what the client gave.
-        client.wants = pool.shelf.shared({**client.startup, **server.settings})
+        settings = server.settings
+        if asked.reset:  # a custom setting that was RESET is not gone, but empty
+            settings = {
+                name: value
+                for name, value in settings.items()
+                if value or "." not in name or name not in client.startup
+            }
+        client.wants = pool.shelf.shared({**client.startup, **settings})
         server.pins |= _pinned_by_policy(server, client) & pool.rules.pinning
         shared = pool.broadcast.possible and not pool.rules.pinning & hints.CHANNELS
         moving = server.pins & hints.CHANNELS if shared else 0
@@ -115,6 +150,10 @@ class Keeper:
             self.pins.begin(server, client, server.pins & ~moving)
         else:
             self.pins.end(server)
+        if moving:
+            client.overlap = server.channels
+        else:
+            client.end_overlap()
         if server.pins:
             pool.relink(server, client)
             if moving and client.server is server:
@@ -126,6 +165,28 @@ class Keeper:
         pool.offer(server)
         if client.next_pool is not None and client.server is None:
             pool.hand_over(client, client.next_pool)
+
+    def _leaked(self, server: Server, client: "Client", asked: "_Asked") -> bool:
+        """Report what nothing had hinted at; return whether the server has to be scrubbed."""
+        pool = self._pool
+        names = leaks.found(server, client, asked.unhinted, asked.pins)
+        if not names or server.pins & hints.UNKNOWN:
+            return False
+        pool.counters.leaks += len(names)
+        pool.edge.leaked(server, names)
+        return asked.sampled
+
+    def _go_on(self, client: "Client") -> None:
+        """Let a client go on without the server that it had."""
+        if client.state is ClientState.WAITING:
+            self._pool.claim(client)
+        if client.next_pool is not None and client.server is None:
+            self._pool.hand_over(client, client.next_pool)
+
+    def lost(self, server: Server) -> None:
+        """Forget a server that is gone."""
+        self.pins.end(server)
+        self._asked.pop(server, None)
 
     def forget(self, client: "Client") -> None:
         """The client has gone: the server being asked about it is nobody's."""

@@ -318,6 +318,8 @@ class Names:
     def in_sql(self, text: bytes, server: "Server", kinds: bytearray) -> bytes | None:
         """Take a Query that may name one of these."""
         if _ALL.fullmatch(text):
+            if server.unknown(kinds):
+                raise Wait
             for name in (*self._names, *self._planned):
                 self._plan(Effect(None, name, None, server.group_of(kinds)))
             return None
@@ -460,4 +462,3 @@ class Names:
         for name in list(self._names):
             self._forget(name)
         self.plan_again(effects)
-        self.recent.clear()

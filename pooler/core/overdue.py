@@ -34,6 +34,7 @@ def enforce(pool: Pool) -> None:
         pool.lingering.popleft()[1].transport.abort()
     pool.keeper.tick(now)
     pool.broadcast.tick(now)
+    pool.catalog.tick(now)
     pool.retire_idle()
     pool.supply.refuse_waiters()
     if pool.supply.wanted() > 0:

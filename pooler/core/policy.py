@@ -182,6 +182,11 @@ class Rules:
         """Those that count at all."""
         self.refuses = False
         """Whether it refuses any statement."""
+        self.sample = {Check.HINTS: 0.0, Check.ALWAYS: 1.0}.get(
+            policies.check, 1.0 / policies.check_sample
+        )
+        """Share of transactions after which a server is asked though nothing hints at anything."""
+        self.sampled = policies.check is Check.SAMPLED
         self._shows: list[tuple[Feature, re.Pattern[str]]] = []
         for feature in FEATURES:
             policy = self.policy(feature)

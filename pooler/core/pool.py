@@ -15,9 +15,10 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
-from pooler.core import chores, hints, session
+from pooler.core import chores, hints, leaks, session
 from pooler.core.broadcast import Broadcast
 from pooler.core.cancel import CancelKeys
+from pooler.core.catalog import Catalog
 from pooler.core.client import Client, ClientState
 from pooler.core.counters import Counters
 from pooler.core.errors import (
@@ -91,6 +92,7 @@ class Pool:
         self.supply = Supply(self)
         self.keeper = Keeper(self)
         self.broadcast = Broadcast(self)
+        self.catalog = Catalog(self)
         self.rules = Rules(settings.session_state)
         self.hints = Hints(self.rules, {})
         self.registry = Registry(shelf)
@@ -245,7 +247,7 @@ class Pool:
 
     def _pick(self, client: Client) -> Server:
         idle = self.idle
-        if self.settings.server_round_robin:
+        if self.settings.server_round_robin or not client.ident:  # ours is in nobody's way
             return idle.popleft()
         for back in range(1, min(len(idle), MATCH_LIMIT) + 1):
             server = idle[-back]
@@ -378,9 +380,15 @@ class Pool:
             self.broadcast.unlisten(client, None if everything else client.unlistening)
             client.unlistening = frozenset()
         client.flush_notes()
+        if server.touched & hints.FUNCTIONS:
+            server.touched &= ~hints.FUNCTIONS
+            self.edge.functions_changed(self.target.dbname)
+        shared = mode is not PoolMode.SESSION and not self.single_use
+        if shared and self.rules.sample:
+            leaks.suspect(server, client)
         if self.ending is not None and client.next_pool is None:
             client.fail(*self.ending)
-        elif mode is PoolMode.SESSION or self.single_use:
+        elif not shared:
             client.idle_since = now
         elif server.touched or server.pins:
             client.idle_since = now
@@ -513,7 +521,7 @@ class Pool:
         if server.touched or server.pins:
             reset = "DISCARD ALL"
             forgets = True
-            server.touched = server.pins = 0
+            server.touched = server.pins = server.unhinted = 0
             server.causes.clear()
             self.keeper.pins.end(server)
         server.aim = session.NONE if forgets else None
@@ -619,7 +627,7 @@ class Pool:
 
     def _take_out(self, server: Server) -> None:
         server.forget_statements()
-        self.keeper.pins.end(server)
+        self.keeper.lost(server)
         if server.state is ServerState.IDLE:
             self.idle.remove(server)
         elif server.state is ServerState.LEAVING:

@@ -157,6 +157,12 @@ class Router:
             if pool.target.dbname in databases:
                 pool.vacate()
 
+    def functions_changed(self, database: str) -> None:
+        """Have the pools of this database, by the server's name, look at its functions again."""
+        for pool in self.pools.values():
+            if pool.target.dbname == database:
+                pool.catalog.changed()
+
     def prune(self) -> None:
         """Forget pools that have been empty for a while: clients choose the names behind `*`."""
         now = self.edge.now()

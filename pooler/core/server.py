@@ -145,6 +145,7 @@ class Server(Peer):
         self.settings = session.NONE  # set on it since it was opened
         self.aim: session.Settings | None = None  # what its chore sets, if anything
         self.touched = 0  # hints: what its client may have changed since that was known
+        self.unhinted = 0  # those of them that nothing hinted at: see `leaks`
         self.causes: list[tuple[int, hints.Hint | bytes]] = []  # of these: flags, text or tag
         self.excused = False  # a SET LOCAL is under way, and nothing else
         self.last_client = 0  # the number of the client that used it last
@@ -201,9 +202,10 @@ class Server(Peer):
     def touch(self, flags: int, cause: hints.Hint | bytes) -> None:
         """Note what its client may have changed, and by which text or command tag."""
         flags &= self.pool.rules.memory
-        new = flags & ~self.touched
+        new = flags & ~(self.touched & ~self.unhinted)
         if new:
             self.touched |= new
+            self.unhinted &= ~new
             if len(self.causes) < CAUSES:
                 self.causes.append((new, cause))
 
@@ -299,7 +301,9 @@ class Server(Peer):
             data = edited(data, self._edits)
         if client is not None and self.state is ServerState.ACTIVE and data:
             client.send(data)
-            client = self.client  # one of our own may have left over what it was told
+            if self.state is not ServerState.ACTIVE:
+                return  # a client of our own has left over what it was told
+            client = self.client
         elif self.answer is not None and len(self.answer) <= truth.ANSWER_LIMIT:
             self.answer += data
         if self.state is not ServerState.ACTIVE and self.farewell is not None:

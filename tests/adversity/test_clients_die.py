@@ -299,8 +299,8 @@ def test_a_query_without_its_end_is_never_run(
         client.send(rawclient.query(sql)[:-missing])
         time.sleep(0.1)
         client.close()
-        shared.wait_for_log(event="server closed", database=database)
-        until(lambda: len(postgres.backends(database)) <= 1)
+        pid = shared.wait_for_log(event="server closed", database=database)["pid"]
+        until(lambda: pid not in [backend["pid"] for backend in postgres.backends(database)])
     assert postgres.sql("SELECT count(*) FROM t", db=database) == [(0,)]
 
 

@@ -18,6 +18,8 @@ from pooler.core.client import Client, ClientState
 from pooler.core.edge import Edge
 from pooler.core.errors import CloseReason, ServerFault, ServerRefused
 from pooler.core.limits import ServerGauge
+from pooler.core.pins import Pin
+from pooler.core.policy import Policies
 from pooler.core.pool import Pool, is_waiting
 from pooler.core.routes import Router
 from pooler.core.server import Server, ServerState
@@ -452,6 +454,8 @@ class Session:
             self._fail("25P02", "current transaction is aborted")
         elif sql.startswith("(SELECT 's'"):
             self._tell_truth()
+        elif "FROM pg_proc" in sql:
+            self._tell_functions()
         elif "set_config" in sql or word == "reset":
             self._set_config(sql)
         elif word == "":
@@ -518,6 +522,18 @@ class Session:
                 body = struct.pack("!H", len(columns))
                 body += b"".join(struct.pack("!I", len(column)) + column for column in columns)
                 self.say(build.message(codes.DATA_ROW, body))
+        self._done("select")
+
+    def _tell_functions(self) -> None:
+        """Answer a scan of the catalog: with the next of the world's rounds."""
+        rounds = self.world.catalog
+        if self.world.slow_catalog:
+            self.sleeping = "catalog"
+            return
+        for columns in rounds.pop(0) if rounds else []:
+            body = struct.pack("!H", len(columns))
+            body += b"".join(struct.pack("!I", len(column)) + column for column in columns)
+            self.say(build.message(codes.DATA_ROW, body))
         self._done("select")
 
     def _copy(self, rest: str) -> None:
@@ -707,6 +723,8 @@ class World(Edge):
         self._random = random.Random(seed)
         self._ready: deque[Callable[[], None]] = deque()
         self._ticks = 0
+        self.catalog: list[list[list[bytes]]] = []  # rounds of rows that scans are told
+        self.slow_catalog = False
         self.shape = 0  # of what "shape" returns: a table, whose columns change
         self.created: set[str] = set()  # "missing" tables that are not
         self.careful = True  # check after each run
@@ -735,7 +753,10 @@ class World(Edge):
         self._pids = 0
         # configuration
         self.target = Target(hosts, "postgres", "")
-        self.pool_settings = PoolSettings(**{"pool_size": 2, "server_check_query": "", **pool})
+        state = Policies(catalog_interval=0.0)
+        self.pool_settings = PoolSettings(
+            **{"pool_size": 2, "server_check_query": "", "session_state": state, **pool}
+        )
         self.session_settings = SessionSettings(pool_mode=mode)
         self.per_database: dict[str, dict[str, Any]] = {}  # PoolSettings; `user`: of the server
         self.removed: set[str] = set()
@@ -834,6 +855,26 @@ class World(Edge):
         if delivered:
             self.session(server).cancel()
         server.pool.cancel_over(server, delivered=delivered)
+
+    def functions_changed(self, database: str) -> None:
+        """Tell the router."""
+        self.router.functions_changed(database)
+
+    def client_pinned(self, pin: Pin) -> None:
+        """Note it."""
+        self.events.append(f"pinned {pin}")
+
+    def client_unpinned(self, pin: Pin, seconds: float) -> None:
+        """Note it."""
+        self.events.append(f"unpinned {pin}, {seconds:.1f} s")
+
+    def leaked(self, server: Server, names: tuple[str, ...]) -> None:
+        """Note it."""
+        self.events.append(f"leaked {', '.join(names)}")
+
+    def catalog_failed(self, pool: Pool, text: str) -> None:
+        """Note it."""
+        self.events.append(f"catalog failed: {text}")
 
     def client_opened(self, client: Client) -> None:
         """Note it."""
@@ -946,7 +987,7 @@ class World(Edge):
         gauges = {gauge: None for pool in pools for gauge in pool.gauges}
         for gauge in gauges:
             self._check_gauge(gauge)
-        clients = sum(len(pool.clients) for pool in pools)
+        clients = sum(not client.internal for pool in pools for client in pool.clients)
         assert self.router.clients.count == clients, (self.router.clients, clients)
 
     def _check_gauge(self, gauge: ServerGauge) -> None:
@@ -1018,8 +1059,9 @@ class World(Edge):
     def _check_client(self, pool: Pool, client: Client, in_line: bool) -> None:
         assert client.pool is pool, client
         transport = client.transport
-        assert isinstance(transport, FakeTransport)
-        assert transport.closing or transport.reading == (client.braked == 0), client
+        if not client.internal:
+            assert isinstance(transport, FakeTransport)
+            assert transport.closing or transport.reading == (client.braked == 0), client
         if client.server is not None:
             assert client.server.client is client, client
             assert client.server in pool.working, client

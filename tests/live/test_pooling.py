@@ -262,6 +262,7 @@ def test_server_check_delay(run_with_config: RunWithConfig, login: Login) -> Non
                 "server_check_delay": 0.2,
                 "server_check_query": "SELECT 1/(to_regclass('not_well') IS NULL)::int",
                 "pool_size": 1,
+                "session_state": {"catalog_interval": 0},  # a use, too
             }
         }
     )

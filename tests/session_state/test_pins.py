@@ -116,7 +116,7 @@ def test_pin_timeout(run_with_config: RunWithConfig) -> None:
     )
     with pooler.connect("alice") as alice, pooler.connect() as patient:
         alice.execute("SELECT pg_advisory_lock(4711)")
-        time.sleep(0.8)
+        pooler.wait_for_log(event="client closed", reason="pin_timeout")
         with pytest.raises(psycopg.OperationalError) as ended:
             alice.execute("SELECT 1")
         assert "terminating connection due to pin_timeout" in str(ended.value)

@@ -1,0 +1,171 @@
+"""Migrations under running clients: prepared statements whose results change their shape."""
+
+import asyncio
+import threading
+import time
+
+import asyncpg
+import psycopg
+import pytest
+from psycopg.types.json import Jsonb
+
+from tests.live.conftest import SharedPooler
+from tests.support.pooler import Pooler
+from tests.support.postgres import PASSWORDS, Postgres
+
+MB = 1024 * 1024
+GROWTH = 10 * MB  # of resident memory between a third of the time and its end, at most
+
+
+def direct(postgres: Postgres) -> "psycopg.Connection[tuple[object, ...]]":
+    """Return a connection beside the pooler."""
+    return psycopg.connect(
+        host=postgres.host,
+        port=postgres.port,
+        user="app",
+        password=PASSWORDS["app"],
+        dbname="app",
+        autocommit=True,
+    )
+
+
+CHANGES = (
+    "ALTER TABLE churn ADD COLUMN extra int DEFAULT 7",
+    "ALTER TABLE churn ALTER COLUMN extra TYPE text",
+    "ALTER TABLE churn DROP COLUMN extra",
+    "DROP TABLE IF EXISTS old; ALTER TABLE churn RENAME TO old;"
+    " CREATE TABLE churn (id int PRIMARY KEY, n bigint); INSERT INTO churn SELECT id, n FROM old",
+)
+
+
+class Churn:
+    """Clients that read and write a table while migrations change it."""
+
+    def __init__(self, pooler: Pooler, postgres: Postgres) -> None:
+        self.pooler = pooler
+        self.postgres = postgres
+        self.over = threading.Event()
+        self.done = 0
+        self.changes = 0
+        self.errors: list[str] = []
+
+    def client(self, number: int) -> None:
+        """Run prepared statements outside of any transaction block."""
+        try:
+            with psycopg.connect(self.pooler.dsn(), autocommit=True) as connection:
+                connection.prepare_threshold = 0
+                connection.prepared_max = 5
+                while not self.over.is_set():
+                    row = connection.execute(
+                        "SELECT * FROM churn WHERE id = %s", (number,)
+                    ).fetchone()
+                    assert row is not None
+                    assert row[0] == number
+                    query = "UPDATE churn SET n = n + 1 WHERE id = %s RETURNING *"
+                    assert connection.execute(query, (number,)).fetchone() is not None
+                    self.done += 1
+                    time.sleep(0.01)
+        except (psycopg.Error, AssertionError) as error:
+            self.errors.append(repr(error))
+
+    def migrations(self) -> None:
+        """Change the table, by turns through the pooler and beside it."""
+        beside = direct(self.postgres)
+        through = psycopg.connect(self.pooler.dsn(), autocommit=True)
+        with beside, through:
+            while not self.over.is_set():
+                change = CHANGES[self.changes % len(CHANGES)]
+                (beside, through)[self.changes % 2].execute(change)
+                self.changes += 1
+                time.sleep(0.05)
+
+    def run(self, clients: int, seconds: float) -> int:
+        """Run; return by how many bytes the pooler's memory grew after the first third."""
+        threads = [threading.Thread(target=self.client, args=(i,)) for i in range(clients)]
+        threads.append(threading.Thread(target=self.migrations))
+        for thread in threads:
+            thread.start()
+        time.sleep(seconds / 3)
+        before = self.pooler.rss
+        time.sleep(seconds * 2 / 3)
+        growth = self.pooler.rss - before
+        self.over.set()
+        for thread in threads:
+            thread.join(30)
+        return growth
+
+
+@pytest.mark.parametrize(
+    ("clients", "seconds"),
+    [(20, 10), pytest.param(50, 60, marks=[pytest.mark.slow, pytest.mark.timeout(300)])],
+)
+def test_migrations_break_no_client(
+    shared_pooler: SharedPooler, postgres: Postgres, clients: int, seconds: float
+) -> None:
+    with direct(postgres) as admin:
+        admin.execute("DROP TABLE IF EXISTS churn, old")
+        admin.execute("CREATE TABLE churn (id int PRIMARY KEY, n bigint)")
+        admin.execute("INSERT INTO churn SELECT i, 0 FROM generate_series(0, 99) i")
+        churn = Churn(shared_pooler(databases={"*": {"pool_size": 5}}), postgres)
+        growth = churn.run(clients, seconds)
+        admin.execute("DROP TABLE churn, old")
+    assert not churn.errors, churn.errors[:3]
+    assert churn.changes > seconds * 3
+    assert churn.done > clients * 10
+    assert growth < GROWTH
+    print(f"{churn.done} rounds, {churn.changes} changes, memory {growth / MB:+.1f} MB")
+
+
+def test_asyncpg_prepares_anew(shared_pooler: SharedPooler, postgres: Postgres) -> None:
+    """It relies on the description that it has, and knows what to do with the error."""
+    pooler = shared_pooler(databases={"*": {"pool_size": 2}})
+
+    async def main() -> None:
+        connection = await asyncpg.connect(pooler.dsn())
+        await connection.execute("DROP TABLE IF EXISTS changing")
+        await connection.execute("CREATE TABLE changing AS SELECT 1 AS a")
+        for i in range(5):
+            rows = await connection.fetch("SELECT * FROM changing")
+            assert len(rows[0]) == 1 + i
+            postgres.sql(f"ALTER TABLE changing ADD COLUMN c{i} text", db="app")
+        await connection.execute("DROP TABLE changing")
+        await connection.close()
+
+    asyncio.run(main())
+
+
+def test_within_a_transaction_the_error_comes_once(
+    shared_pooler: SharedPooler, postgres: Postgres
+) -> None:
+    pooler = shared_pooler(databases={"*": {"pool_size": 2}})
+    with psycopg.connect(pooler.dsn()) as connection, direct(postgres) as admin:
+        connection.prepare_threshold = 0
+        connection.execute("DROP TABLE IF EXISTS once")
+        connection.execute("CREATE TABLE once AS SELECT 1 AS a")
+        connection.commit()
+        sql = "SELECT * FROM once WHERE a = %s"
+        connection.execute(sql, (1,))
+        connection.commit()
+        admin.execute("ALTER TABLE once ADD COLUMN b int")
+        with pytest.raises(psycopg.errors.FeatureNotSupported):
+            connection.execute(sql, (1,))
+        connection.rollback()
+        assert connection.execute(sql, (1,)).fetchone() == (1, None)
+        connection.execute("DROP TABLE once")
+
+
+def test_parameters_go_again_with_what_is_repeated(
+    shared_pooler: SharedPooler, postgres: Postgres
+) -> None:
+    pooler = shared_pooler(databases={"*": {"pool_size": 2}})
+    with psycopg.connect(pooler.dsn(), autocommit=True) as connection, direct(postgres) as admin:
+        connection.prepare_threshold = 0
+        connection.execute("DROP TABLE IF EXISTS bulky")
+        connection.execute("CREATE TABLE bulky (a int, b jsonb)")
+        sql = "INSERT INTO bulky (a, b) VALUES (%s, %s) RETURNING *"
+        for i in range(5):
+            connection.execute(sql, (i, Jsonb({"text": "x" * 1_500 * i})))
+            admin.execute(f"ALTER TABLE bulky ADD COLUMN c{i} int")
+        row = connection.execute("SELECT count(*), count(DISTINCT a) FROM bulky").fetchone()
+        assert row == (5, 5)
+        connection.execute("DROP TABLE bulky")
