@@ -292,10 +292,7 @@ class Pool:
             check = settings.server_check_query
         changes: list[str] = []
         if server.settings is not client.wants:
-            change = session.difference(server.settings, client.wants, server.base)
-            if change:
-                changes.append(change)
-            changes += session.unprepared(server.settings, client.wants)
+            changes = session.changes(server.settings, client.wants, server.base)
         if client.asks_sequences and server.last_client != client.ident:
             changes.append("DISCARD SEQUENCES")  # an error is better than another session's value
         if check or changes:
