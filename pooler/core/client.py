@@ -133,7 +133,7 @@ class Client(Peer):
         self.startup = pool.shelf.shared(wants)  # what its RESET goes back to
         self.wants = self.startup
         self.told: session.Settings = session.NONE  # the parameters reported to it
-        self.custom: frozenset[str] = frozenset()  # names of custom settings it may have set
+        self.custom = frozenset(name for name in wants if "." in name)  # settings it may have set
         self.listening: frozenset[str] = frozenset()  # channels that `broadcast` serves it
         self.unlistening: frozenset[str] = frozenset()  # in the transaction under way
         self.overlap: frozenset[str] = frozenset()  # channels that its own server listens to, too

@@ -543,14 +543,12 @@ class Server(Peer):
     def _parameter_changed(self, name: str, value: str) -> None:
         shelf = self.pool.shelf
         self.parameters = shelf.shared({**self.parameters, name: value})
-        if not session.settable(name):
-            return
-        setting = {name.lower(): value}
-        if self.state is ServerState.IDLE:  # the server's own configuration was reloaded
-            self.base = shelf.shared({**self.base, **setting})
-        elif self.client is not None and self.state is ServerState.ACTIVE:
+        if self.client is not None and self.state is ServerState.ACTIVE:
             self.client.told = self.parameters
-            self.touch(hints.SETTINGS, name.encode())
+            self.touch(hints.SETTINGS, name.encode())  # is_superuser tells of a role
+        elif self.state is ServerState.IDLE and session.settable(name):
+            # the server's own configuration was reloaded
+            self.base = shelf.shared({**self.base, name.lower(): value})
 
     def connection_made(self, transport: Transport) -> None:
         """Nothing to do: the login has been through this transport already."""

@@ -27,6 +27,8 @@ STATEMENT: Final = "prepare "
 """What the names of prepared statements start with, among settings: they are one more thing that a
 session has, and another server can be given."""
 
+_LIMITS: Final = ("statement_timeout", "transaction_timeout")
+"""Settings that can end a statement of ours."""
 _NO_SETTINGS: Final = frozenset(("user", "database", "options", "replication"))
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_ .,:/+\-]*", re.ASCII)
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)*", re.ASCII)
@@ -120,36 +122,46 @@ def _checked(name: str) -> str:
     return name.lower()
 
 
+def changes(has: Settings, wants: Settings, base: Settings) -> list[str]:
+    """Return the Queries that turn what a server has into what a client wants, one by one."""
+    queries: list[str] = []
+    limits = [name for name in _LIMITS if has.get(name)]
+    if limits:  # of whoever had the server before: not to be met by what makes it another's
+        queries.append(";".join(f"SET {name}=0" for name in limits))
+        has = {**has, **dict.fromkeys(limits, "0")}
+    queries.append(difference(has, wants, base))
+    queries += unprepared(has, wants)
+    return [query for query in queries if query]
+
+
 def difference(has: Settings, wants: Settings, base: Settings) -> str:
     """Return SQL that turns what a server has into what a client wants, "" if nothing does.
 
     `base` is what the server reported when it was opened: a name that nobody set has that value.
-    Run as one simple Query, all of it applies or none.
+    Run as one simple Query, all of it applies or none. Statements are deallocated, not prepared.
     """
     parts: list[str] = []
-    same = has.get(AUTHORIZATION) == wants.get(AUTHORIZATION)
-    if not same:
-        parts.append("RESET SESSION AUTHORIZATION")
-    elif has.get(ROLE) != wants.get(ROLE):
-        parts.append("RESET ROLE")
     for name, value in has.items():
         if name.startswith(STATEMENT):
             if wants.get(name) != value:
                 parts.append(f"DEALLOCATE {identifier(name[len(STATEMENT) :])}")
-        elif name not in wants and name not in _WHO:
+        elif name not in _WHO and (name not in wants or _is_relative(name, value, wants)):
             parts.append("RESET " + ".".join(identifier(part) for part in name.split(".")))
-    for name, value in wants.items():
+    for name, value in sorted(wants.items(), key=lambda item: item[0] in _LIMITS):
         if (
             not name.startswith(STATEMENT)
             and name not in _WHO
             and has.get(name, base.get(name)) != value
         ):
             parts.append(_set(name, value))
-    # Who one is comes late: who one was may do more. What he prepared was prepared as him.
-    if not same and AUTHORIZATION in wants:
-        parts.append(_set(AUTHORIZATION, wants[AUTHORIZATION]))
-    if ROLE in wants and not (same and has.get(ROLE) == wants[ROLE]):
-        parts.append(_set(ROLE, wants[ROLE]))
+    # Settings are changed as the user who logged in, as whom they were set perhaps: who one was
+    # may do more than who one is.
+    if parts or any(has.get(name) != wants.get(name) for name in _WHO):
+        if AUTHORIZATION in has:
+            parts.insert(0, "RESET SESSION AUTHORIZATION")
+        elif ROLE in has:
+            parts.insert(0, "RESET ROLE")
+        parts += [_set(name, wants[name]) for name in (AUTHORIZATION, ROLE) if name in wants]
     return ";".join(parts)
 
 
@@ -161,6 +173,11 @@ def unprepared(has: Settings, wants: Settings) -> list[str]:
     return [
         text for name, text in wants.items() if name.startswith(STATEMENT) and has.get(name) != text
     ]
+
+
+def _is_relative(name: str, has: str, wants: Settings) -> bool:
+    """Return whether what is wanted would add to what is there: "SQL" leaves the order of dates."""
+    return name == "datestyle" and wants[name] != has
 
 
 def _set(name: str, value: str) -> str:
