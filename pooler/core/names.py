@@ -79,12 +79,10 @@ def _foreign(name: bytes) -> bytes | None:
 
 
 def _refuses(server: "Server", kinds: bytearray) -> bool:
-    """Return whether the transaction has failed; Wait where that may change meanwhile."""
-    if server.status != codes.FAILED_TRANSACTION:
-        return False
+    """Return whether the transaction has failed; Wait where that is not known."""
     if server.unknown(kinds):
         raise Wait
-    return True
+    return server.status == codes.FAILED_TRANSACTION
 
 
 class Wait(Exception):
@@ -359,11 +357,13 @@ class Names:
     ) -> tuple[bytes, bytes] | None:
         """Return what has to come first, and an EXECUTE's text with our name in it."""
         found = _EXECUTE.match(text)
-        if found is None or _refuses(server, kinds):
+        if found is None:
             return None
         name = _sql_name(found[2])
         statement = self._known(name, server, kinds)
         if statement is not None:
+            if _refuses(server, kinds):
+                return None
             added, instead = self._use(statement, name, server, kinds)
         elif name.startswith(PREFIX):
             added, instead = b"", _quoted(PREFIX + name)
@@ -384,12 +384,14 @@ class Names:
         A spare that is not empty fails in a failed transaction, and with it what comes behind it.
         """
         found = _DEALLOCATE.fullmatch(text)
-        if found is None or _refuses(server, kinds):
+        if found is None:
             return None
         name = _sql_name(found[1])
         if self._known(name, server, kinds) is None:
             foreign = _foreign(name)
             return None if foreign is None else (b"", b"DEALLOCATE " + _quoted(foreign))
+        if _refuses(server, kinds):
+            return None
         effect = self._plan(Effect(None, name, None, server.group_of(kinds)))
         self._deallocated = name
         added = self._spare(spare, kinds, server, effect)

@@ -502,3 +502,11 @@ def test_a_transaction_that_fails_and_ends_in_a_pipeline() -> None:
     assert seen(app, query("begin") + query("error x")) == "CZE22012Z"
     ends = parse("rollback", "r") + use("r")
     assert seen(app, ends + query("deallocate r")) == "12CZCZ"
+
+
+def test_a_deallocate_that_fails_in_a_pipeline_forgets_nothing() -> None:
+    world = World(pool_size=1)
+    (app,) = world.apps(1)
+    app.send(parse("select 1", "s") + sync())
+    data = query("begin") + query("error x") + query("deallocate s") + query("rollback")
+    assert seen(app, data + use("s")) == "CZE22012ZE25P02ZCZ2DCZ"
