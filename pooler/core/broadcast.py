@@ -14,7 +14,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from pooler.core import session
-from pooler.core.client import Client
+from pooler.core.client import Client, ClientState
 from pooler.core.errors import CloseReason
 from pooler.core.inner import Inner
 from pooler.core.settings import PoolMode, SessionSettings
@@ -22,6 +22,7 @@ from pooler.wire import build, codes, parse
 
 if TYPE_CHECKING:
     from pooler.core.pool import Pool
+    from pooler.core.server import Server
 
 RETRY: Final = 0.5
 """Seconds before a lost ear is replaced."""
@@ -54,11 +55,33 @@ class Broadcast:
         """Return how many channels somebody listens to."""
         return len(self._listeners)
 
-    def listen(self, client: Client, channels: frozenset[str]) -> None:
-        """Have the ear listen to these too; the client's server is asked again once it does."""
+    def adopt(self, client: Client, server: "Server") -> bool:
+        """Have an ear that waits for a server take this one, which listens already.
+
+        Else clients that each hold a server until the ear listens could keep it from ever getting
+        one. False: the ear has a server, or can have another.
+        """
+        if self._ear is None and self._pool.edge.now() >= self._retry_at:
+            self._ear = _Ear(self)
+            self._ear.attend(server.channels)
+            self._ear.enter(self._pool)
+        waiting = self._ear.waiting if self._ear is not None else None
+        if waiting is None:
+            return False
+        self._register(client, server.channels)
+        server.pins = server.touched = 0
+        self._pool.waiting.remove(waiting)
+        self._pool.link(server, waiting)
+        return True
+
+    def _register(self, client: Client, channels: frozenset[str]) -> None:
         client.listening |= channels
         for channel in channels:
             self._listeners.setdefault(channel, {})[client] = None
+
+    def listen(self, client: Client, channels: frozenset[str]) -> None:
+        """Have the ear listen to these too; the client's server is asked again once it does."""
+        self._register(client, channels)
         if channels <= self._heard:
             self._pool.keeper.recheck(client)
         else:
@@ -146,6 +169,14 @@ class _Ear(Inner):
         self._asked: deque[frozenset[str]] = deque()  # sets of channels, acknowledgement awaited
         self._has: frozenset[str] = frozenset()
         self._greeted = False
+
+    @property
+    def waiting(self) -> Client | None:
+        """Return the ear's client while it waits in line for a server."""
+        client = self._client
+        if client is None or client.state is not ClientState.WAITING or client.server is not None:
+            return None
+        return client
 
     def enter(self, pool: "Pool") -> None:
         """Join the pool."""

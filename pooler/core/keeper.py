@@ -150,6 +150,13 @@ class Keeper:
             self.pins.begin(server, client, server.pins & ~moving)
         else:
             self.pins.end(server)
+        if moving and not server.pins & ~moving and pool.broadcast.adopt(client, server):
+            client.end_overlap()
+            if client.state is ClientState.WAITING:
+                pool.waiting.append(client)
+                self.give_way()
+                pool.wake()
+            return
         if moving:
             client.overlap = server.channels
         else:

@@ -78,6 +78,15 @@ def _foreign(name: bytes) -> bytes | None:
     return PREFIX + name if name.startswith(PREFIX) else None
 
 
+def _refuses(server: "Server", kinds: bytearray) -> bool:
+    """Return whether the transaction has failed; Wait where that may change meanwhile."""
+    if server.status != codes.FAILED_TRANSACTION:
+        return False
+    if server.unknown(kinds):
+        raise Wait
+    return True
+
+
 class Wait(Exception):
     """A message that cannot be passed on before what was sent up to the last Sync is answered."""
 
@@ -350,7 +359,7 @@ class Names:
     ) -> tuple[bytes, bytes] | None:
         """Return what has to come first, and an EXECUTE's text with our name in it."""
         found = _EXECUTE.match(text)
-        if found is None or server.status == codes.FAILED_TRANSACTION:
+        if found is None or _refuses(server, kinds):
             return None
         name = _sql_name(found[2])
         statement = self._known(name, server, kinds)
@@ -375,7 +384,7 @@ class Names:
         A spare that is not empty fails in a failed transaction, and with it what comes behind it.
         """
         found = _DEALLOCATE.fullmatch(text)
-        if found is None or server.status == codes.FAILED_TRANSACTION:
+        if found is None or _refuses(server, kinds):
             return None
         name = _sql_name(found[1])
         if self._known(name, server, kinds) is None:

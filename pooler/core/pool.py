@@ -239,7 +239,7 @@ class Pool:
         if client.asked is not None:  # its own server is about to come back, or be free
             return
         if self.idle and not self.someone_waits():
-            self._link(self._pick(client), client)
+            self.link(self._pick(client), client)
         else:
             self.waiting.append(client)
             self.keeper.give_way()
@@ -262,7 +262,8 @@ class Pool:
 
     # -- link
 
-    def _link(self, server: Server, client: Client) -> None:
+    def link(self, server: Server, client: Client) -> None:
+        """Give a server to a client, once it is set as that wants."""
         now = self.edge.now()
         counters = self.counters
         counters.assignments += 1
@@ -429,7 +430,7 @@ class Pool:
         try:
             while self.idle and self.someone_waits():
                 client = self.waiting.popleft()
-                self._link(self._pick(client), client)
+                self.link(self._pick(client), client)
         finally:
             self._serving = False
         if self.idle:

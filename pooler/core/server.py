@@ -460,9 +460,9 @@ class Server(Peer):
                 self._answered(stop, at, size)
             else:
                 self._look(stop, data[at + codes.HEADER : at + size], at)
+            if ledger.special and at + size <= end:
+                self._put_in(at + size)
             if at + size == end:
-                if ledger.special:
-                    self._put_in(end)
                 cutter.stop = END
                 return end
             at = cutter.pass_over(data, at)

@@ -221,11 +221,12 @@ class Prepared:
             self._registry.drop(statement)
 
     def clear(self) -> None:
-        """Note that the server has forgotten all of them."""
+        """Note that the server has forgotten all of them; what is awaited comes after that."""
         for awaited in self._awaited.values():
             awaited.there = False
         for statement in list(self._statements):
-            self._set(statement, there=False)
+            if statement not in self._awaited:
+                self._set(statement, there=False)
 
     def surplus(self, most: int, most_bytes: int, keep: Statement) -> list[Statement]:
         """Return the least recently used ones that are too many; never `keep` or what it needs."""

@@ -479,3 +479,26 @@ def test_what_comes_while_it_is_repeated_comes_behind_it() -> None:
     app.send(query("select 1"))
     world.run()
     assert in_short(bytes(app.raw)) == "2TDCZTDCZ"
+
+
+def test_what_is_left_out_is_put_in_before_what_comes_next() -> None:
+    """Rows and notices are not looked at: what stands before them must not wait for a reply."""
+    world = World(pool_size=1)
+    (app,) = world.apps(1)
+    data = parse("select 1", "s") + close("S", "no") + close("S", "s") + query("copy out x")
+    assert seen(app, data) == "133HdcCZ"
+
+
+def test_deallocate_all_in_a_pipeline_spares_what_comes_behind_it() -> None:
+    world = World(pool_size=1)
+    (app,) = world.apps(1)
+    data = parse("select 1", "a") + sync() + query("deallocate all") + parse("select 2", "c")
+    assert seen(app, data + parse("select 2", "a") + sync()) == "1ZCZ11Z"
+
+
+def test_a_transaction_that_fails_and_ends_in_a_pipeline() -> None:
+    world = World(pool_size=1)
+    (app,) = world.apps(1)
+    assert seen(app, query("begin") + query("error x")) == "CZE22012Z"
+    ends = parse("rollback", "r") + use("r")
+    assert seen(app, ends + query("deallocate r")) == "12CZCZ"

@@ -79,3 +79,26 @@ def test_a_lost_ear_is_told_of_and_replaced(
         sender.execute("NOTIFY afterwards, 'heard'")
         assert [note.payload for note in listener.notifies(timeout=0.5)] == ["heard"]
         assert told == ["the connection that listens for notifications was lost"]
+
+
+def test_listeners_that_hold_every_server_do_not_keep_the_ear_from_one(
+    run_with_config: RunWithConfig,
+) -> None:
+    pooler = run_with_config(databases={"*": {"pool_size": 3, "min_pool_size": 3}})
+    listeners = [pooler.connect() for _ in range(3)]
+    try:
+        for listener in listeners:
+            listener.execute("BEGIN")
+        for listener in listeners:
+            listener.execute("LISTEN all_at_once")
+        for listener in listeners:
+            listener.execute("COMMIT")
+        with pooler.connect() as other:
+            assert other.execute("SELECT 1").fetchone() == (1,)
+            other.execute("NOTIFY all_at_once, 'heard'")
+        for listener in listeners:
+            heard = [note.payload for note in listener.notifies(timeout=1, stop_after=1)]
+            assert heard == ["heard"]
+    finally:
+        for listener in listeners:
+            listener.close()
