@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 RETRY: Final = 0.5
 """Seconds before a lost ear is replaced."""
 
+LINGER: Final = 5.0
+"""Seconds for which the ear is kept when there is nothing to listen to, and nobody waits for its
+server."""
+
 _EAR: Final = SessionSettings(pool_mode=PoolMode.SESSION)
 
 
@@ -39,6 +43,7 @@ class Broadcast:
         self._heard: set[str] = set()  # channels that the ear listens to
         self._ear: _Ear | None = None
         self._retry_at = 0.0
+        self._unused_since = 0.0
 
     @property
     def possible(self) -> bool:
@@ -99,9 +104,15 @@ class Broadcast:
             self._attend()
 
     def tick(self, now: float) -> None:
-        """Replace a lost ear, in its time."""
-        if self._ear is None and self._listeners and now >= self._retry_at:
-            self._attend()
+        """Replace a lost ear, in its time; let one go that nobody needs."""
+        if self._listeners:
+            self._unused_since = now
+            if self._ear is None and now >= self._retry_at:
+                self._attend()
+        elif self._ear is not None and (
+            now - self._unused_since >= LINGER or self._pool.someone_waits()
+        ):
+            self._ear.leave()
 
     def _attend(self) -> None:
         """Bring what the ear listens to in line with what somebody wants to hear."""
@@ -197,6 +208,12 @@ class _Ear(Inner):
         sql += [f"UNLISTEN {session.identifier(name)}" for name in sorted(self._has - channels)]
         self._asked.append(channels)
         client.data_received(build.query(";".join(sql)))
+
+    def leave(self) -> None:
+        """Give the server up, between two commands."""
+        client = self._client
+        if client is not None and self._greeted and not self._asked:
+            client.close(CloseReason.TERMINATED)
 
     def take(self, kind: int, body: bytes) -> None:
         """Read what the server says."""

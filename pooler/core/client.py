@@ -14,10 +14,12 @@ from pooler.core.hints import (
     ANYTHING,
     DATABASE,
     DEALLOCATES,
+    ENDLESS,
     EXECUTES,
     NOTHING,
     NOTIFIES,
     PREPARED,
+    RESET,
     SEQUENCES,
     TOO_LONG,
     Hint,
@@ -397,6 +399,8 @@ class Client(Peer):
                     hint, replacement = self._apply_policy(hint, stop, body)
                 if hint is not NOTHING:
                     self._heed(hint, server)
+                elif server.excused:
+                    server.excused = False
                     if hint.flags & DATABASE:
                         self.pool.edge.vacate(databases_in(body))
                 if stop == codes.PARSE and (hint is not NOTHING or self._hinted):
@@ -498,9 +502,11 @@ class Client(Peer):
 
     def _heed(self, hint: Hint, server: "Server") -> None:
         """Note what a text that the client sent may do to the session."""
-        if hint.local and not server.ledger.owed:
-            server.excused = True  # its command tag is that of any SET
+        # Its command tag is that of any SET: it is excused where no other's can be meant.
+        server.excused = hint.local and not (server.ledger.owed or self._cutter.kinds)
         flags = hint.flags
+        if not self.startup:
+            flags &= ~RESET
         if flags & EXECUTES:
             flags |= self._prepared_flags
         server.touch(flags, hint)
@@ -509,8 +515,16 @@ class Client(Peer):
         if hint.unlistened and self.listening:
             self.unlistening |= hint.unlistened
         self._prepared_flags |= flags
-        if not hint.names <= self.custom and len(self.custom) < CUSTOM_LIMIT:
-            self.custom |= hint.names
+        self._may_set(hint.names, server, hint)
+
+    def _may_set(self, names: frozenset[str], server: "Server", hint: Hint) -> None:
+        """Remember custom settings to ask about; who has too many keeps its server instead."""
+        if not names <= self.custom:
+            custom = self.custom | names
+            if len(custom) <= CUSTOM_LIMIT:
+                self.custom = custom
+            else:
+                server.touch(ENDLESS, hint)
 
     def _note_statement(self, body: bytes, hint: Hint) -> None:
         """Remember that a prepared statement's text hints at something: its Binds will not."""
@@ -526,13 +540,15 @@ class Client(Peer):
         portal_end = body.find(b"\0")
         name = body[portal_end + 1 : body.find(b"\0", portal_end + 1)]
         hint = self._hinted.get(name)
+        if server.excused:
+            server.excused = hint is not None and hint.local
         if hint is None:
             if len(self._hinted) >= HINTED_LIMIT:
                 server.touch(ANYTHING, TOO_LONG)
             return
         server.touch(hint.flags, hint)
-        if hint.unnamed and len(self.custom) < CUSTOM_LIMIT:
-            self.custom |= names_in(body)
+        if hint.unnamed:
+            self._may_set(names_in(body), server, hint)
 
     def _consider(self) -> None:
         """Without a server: answer what needs none, and claim one for the first that does."""

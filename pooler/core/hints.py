@@ -101,12 +101,21 @@ _WORDS: Final = (
 )
 _PATTERN: Final = re.compile(rb"(?i)" + b"|".join(b"(%b)" % words for _, words in _WORDS))
 _NUMBER: Final = re.compile(rb"\b\d+\b")
+_GAP: Final = rb"(?:\s|/\*[^*]{0,500}\*/|--[^\n]{0,500}\n)"
+_PART: Final = rb"\"?[a-z_\x80-\xff][\w$\x80-\xff]*\"?"
 _SETTING: Final = re.compile(
-    rb"(?i)\bset(?:\s+session|\s+local)?\s+((?:\"?[a-z_][\w$]*\"?\.)+\"?[a-z_][\w$]*\"?)"
+    rb"(?i)\bset(?:%b+(?:session|local))?%b+((?:%b%b*\.%b*)+%b)"
+    % (_GAP, _GAP, _PART, _GAP, _GAP, _PART)
 )
-_SET_CONFIG: Final = re.compile(rb"(?i)\bset_config\s*\(\s*(?:e?'([^'\\]*)'(?=\s*,))?")
+_GAPS: Final = re.compile(_GAP)
+_SET_CONFIG: Final = re.compile(
+    rb"(?i)\bset_config\b[^(]{0,500}\(\s*(?:e?'([^'\\]*)'(?=\s*,)|(\$))?"
+)
 _LOCAL: Final = re.compile(rb"(?is)\s*set\s+(?:local|transaction)\b[^;]*;?\s*\0?")
-_LOCAL_CONFIG: Final = re.compile(rb"(?i)\bset_config\s*\([^()]*,\s*true\s*\)")
+_LOCAL_CONFIG: Final = re.compile(
+    rb"(?i)\bset_config\s*\((?:[^()'\"$\\/\-]|'[^'\\]*'|\$\d+)*,\s*true\s*\)"
+)
+_TO_DEFAULT: Final = re.compile(rb"(?i)\bset\s+[\w.\"$ ]{1,100}?(?:=|\bto\b)\s*default\b")
 _UNLISTEN: Final = re.compile(rb"(?i)\bunlisten\s+(\*|\"(?:[^\"]|\"\")+\"|[a-z_][\w$]*)")
 _DISCARD: Final = re.compile(rb"(?i)\bdiscard\s+all\b")
 _DOTTED: Final = re.compile(rb"[A-Za-z_][\w$]*(?:\.[A-Za-z_][\w$]*)+")
@@ -216,7 +225,7 @@ class Hints:
         if len(self._defined) >= _DEFINED:
             self._defined.clear()
         settings = frozenset(_name(name) for name in _SETTING.findall(text)) | frozenset(
-            _name(found) for found in _SET_CONFIG.findall(text) if b"." in found
+            _name(found) for found, _ in _SET_CONFIG.findall(text) if b"." in found
         )
         for name in names:
             last = name.rpartition(b".")[2].decode("utf-8", "replace")
@@ -267,8 +276,12 @@ class Hints:
         for found in _SET_CONFIG.finditer(text):
             if found[1] is None:
                 unnamed = True
+                if found[2] is None:  # no parameter either: no Bind will tell
+                    flags |= ENDLESS
             elif b"." in found[1]:
                 names.add(_name(found[1]))
+        if _TO_DEFAULT.search(text):
+            flags |= SETTINGS | RESET
         unlistened = {_channel(found) for found in _UNLISTEN.findall(text)}
         if _DISCARD.search(text):
             unlistened.add("*")
@@ -322,7 +335,7 @@ def names_in(parameters: bytes) -> frozenset[str]:
 
 
 def _name(raw: bytes) -> str:
-    return raw.replace(b'"', b"").lower().decode("utf-8", "replace")
+    return _GAPS.sub(b"", raw).replace(b'"', b"").lower().decode("utf-8", "replace")
 
 
 _TAGS: Final = {

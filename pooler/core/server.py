@@ -437,7 +437,9 @@ class Server(Peer):
                     self._forgot_statements()
                 if self.state is ServerState.ACTIVE:
                     flags = hints.of_tag(data[at + codes.HEADER : at + codes.HEADER + 3])
-                    if flags and not self.excused:
+                    if flags and self.excused:
+                        self.excused = False
+                    elif flags:
                         tag = data[at + codes.HEADER : at + size - 1]
                         self.touch(flags | hints.of_definition(tag), tag)
             elif stop == codes.READY_FOR_QUERY:

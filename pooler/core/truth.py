@@ -24,6 +24,9 @@ _QUESTIONS: Final = (
         hints.SETTINGS,
         f"SELECT 's',{_hex('name')},{_hex('setting')}"
         " FROM pg_catalog.pg_settings WHERE source='session'"
+        # A transaction's own; a session can be left with them, to no effect.
+        " AND name NOT IN"
+        " ('transaction_isolation','transaction_read_only','transaction_deferrable')"
         f" UNION ALL SELECT 'r','',{_hex(_ROLE)}"
         f" UNION ALL SELECT 'u','',{_hex('session_user::pg_catalog.text')}",
     ),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,15 @@ import pytest
 from pooler.embedded import SUPERUSER
 from tests.live.conftest import base_config
 from tests.session_state.scripts import SCHEMA, Place
+from tests.session_state.test_pins import metric
 from tests.support.pooler import Pooler, merged
 from tests.support.postgres import PASSWORDS, Postgres
+from tests.support.waiting import wait_until
+
+
+def scans(pooler: Pooler, database: str) -> float:
+    """How often a database's functions have been looked at."""
+    return metric(pooler, "pooler_catalog_scans_total", database=database)
 
 
 @dataclass
@@ -43,14 +51,15 @@ def stage(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Itera
     pooler = Pooler(config, folder)
     pooler.start()
     password = PASSWORDS[SUPERUSER]
-    yield Stage(
-        Place(postgres.host, postgres.port, SUPERUSER, "direct", password),
-        {
-            size: Place(pooler.host, pooler.port, SUPERUSER, name, password)
-            for size, name in sizes.items()
-        },
-        pooler,
-    )
+    places = {
+        size: Place(pooler.host, pooler.port, SUPERUSER, name, password)
+        for size, name in sizes.items()
+    }
+    for place in places.values():  # until then, a function can hide what it does
+        with place.login() as client:
+            client.values("SELECT 1")
+            wait_until(partial(scans, pooler, place.database))
+    yield Stage(Place(postgres.host, postgres.port, SUPERUSER, "direct", password), places, pooler)
     pooler.close()
     for name in names:
         postgres.drop_database(name)

@@ -102,16 +102,13 @@ SETTINGS = (
     "DO $$BEGIN SET work_mem = '8MB'; END$$",
     "DO $$BEGIN PERFORM set_config('app.tenant', 'done', false); END$$",
     "DO $$BEGIN SET LOCAL work_mem = '9MB'; END$$",
+    "SELECT changes_memory()",
+    "SELECT becomes_bob()",
+    "SELECT sets_tenant('y')",
     "CALL sets_path()",
     "DISCARD ALL",
     "DISCARD PLANS",
 )
-HIDDEN = (
-    "SELECT changes_memory()",
-    "SELECT becomes_bob()",
-    "SELECT sets_tenant('y')",
-)
-"""What only a look into the catalog tells of."""
 TRANSACTIONS = (
     "BEGIN",
     "BEGIN ISOLATION LEVEL REPEATABLE READ",
@@ -190,7 +187,7 @@ STARTS: Sequence[Mapping[str, str]] = (
 )
 """Startup parameters of the sessions."""
 
-_PINS = re.compile(r"(?i)temp|advisory|hold|LISTEN|; SELECT 'behind|becomes|composed")
+_PINS = re.compile(r"(?i)temp|advisory|hold|LISTEN|; SELECT 'behind|composed")
 
 _RESETS = re.compile(r"(?i)\breset\b|default|discard all")
 
@@ -404,7 +401,8 @@ def play(script: Script, places: Sequence[Place], servers: int) -> Iterator[list
 
 
 FRESH = (
-    "SELECT name, setting FROM pg_settings WHERE source = 'session' ORDER BY 1",
+    "SELECT name, setting FROM pg_settings WHERE source = 'session' "
+    "AND name NOT IN ('transaction_isolation', 'transaction_read_only') ORDER BY 1",
     "SELECT current_user, session_user, current_setting('role')",
     "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()",
     "SELECT name FROM pg_cursors WHERE name <> ''",

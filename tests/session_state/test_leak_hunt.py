@@ -43,15 +43,15 @@ def all_are_fresh(stage: Stage, size: int) -> None:
         seen: set[bytes | None] = set()
         for _ in range(size):
             client = stack.enter_context(stage.pooled[size].login())
-            assert client.parameters == direct.parameters
+            assert client.parameters == direct.parameters, (client.parameters, direct.parameters)
             client.values("BEGIN")
             ((pid,),) = client.values("SELECT pg_backend_pid()")
             seen.add(pid)
-            assert fresh_state(client) == want
+            assert (state := fresh_state(client)) == want, state
             with pytest.raises(raw.ServerError) as none:
                 client.values("SELECT lastval()")
             assert none.value.fields["C"] == "55000"
-        assert len(seen) == size
+        assert len(seen) == size, seen
 
 
 def run(stage: Stage, examples: int) -> None:
