@@ -75,7 +75,9 @@ def ask(server: "Server", asked: int, names: frozenset[str], before: Settings) -
         server.aim = found.merged(before)
         if asked & hints.CHANNELS:
             server.channels = frozenset(found.channels)
-            if found.pins & hints.CHANNELS and server.pool.broadcast.hears(server.channels):
+            owner = server.owner
+            served = owner is not None and server.channels <= owner.listening
+            if server.channels and served and server.pool.broadcast.hears(server.channels):
                 failure = yield build.query("UNLISTEN *")
                 if not failure:
                     server.pins &= ~hints.CHANNELS
