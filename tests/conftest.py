@@ -131,6 +131,14 @@ def pooler(run_with_config: RunWithConfig) -> Pooler:
     return run_with_config()
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip the long forms unless `-m` says something about them."""
+    if "slow" not in config.option.markexpr:
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="the long form: -m slow"))
+
+
 # What a failed test shows.
 
 

@@ -59,12 +59,19 @@ def prepare(check_query: str, changes: list[str]) -> Chore:
 def ask(server: "Server", asked: int, names: frozenset[str], before: Settings) -> Chore:
     """Ask what the session holds of what the flags `asked` say, and note it on the server.
 
-    Where the answer cannot be had (the client's own `statement_timeout`, say), it stays unknown:
+    Where the answer cannot be had, also without the client's `statement_timeout`, it stays unknown:
     the server is pinned, and asked again later.
     """
+    question = build.query(truth.question(asked, names))
     server.answer = bytearray()
-    failure = yield build.query(truth.question(asked, names))
+    failure = yield question
+    if failure:
+        yield build.query("BEGIN;SET LOCAL statement_timeout=0")
+        server.answer = bytearray()
+        failure = yield question
     answer, server.answer = server.answer, None
+    if server.status != codes.IDLE:
+        yield build.query("ROLLBACK")
     if failure or len(answer) > truth.ANSWER_LIMIT:
         server.pins |= hints.UNKNOWN
         server.aim = before

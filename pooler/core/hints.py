@@ -111,7 +111,9 @@ _GAPS: Final = re.compile(_GAP)
 _SET_CONFIG: Final = re.compile(
     rb"(?i)\bset_config\b[^(]{0,500}\(\s*(?:e?'([^'\\]*)'(?=\s*,)|(\$))?"
 )
-_LOCAL: Final = re.compile(rb"(?is)\s*set\s+(?:local|transaction)\b[^;]*;?\s*\0?")
+_LOCAL: Final = re.compile(  # a Query's text, or a Parse's between its name and its types
+    rb"(?is)(?:[^\0]*\0)?\s*set\s+(?:local|transaction)\b[^;\0]*;?\s*(?:\0.*)?"
+)
 _LOCAL_CONFIG: Final = re.compile(
     rb"(?i)\bset_config\s*\((?:[^()'\"$\\/\-]|'[^'\\]*'|\$\d+)*,\s*true\s*\)"
 )

@@ -163,6 +163,8 @@ class Keeper:
             client.end_overlap()
         if server.pins:
             pool.relink(server, client)
+            if server.pins & hints.UNKNOWN:
+                self._kept[server] = None
             if moving and client.server is server:
                 pool.broadcast.listen(client, server.channels)
             return

@@ -519,7 +519,9 @@ class Pool:
         """Make an abandoned server clean; cancel what it does unless its client said goodbye."""
         reset = self.settings.server_reset_query if mode is PoolMode.SESSION else ""
         forgets = reset.upper().startswith(("DISCARD ALL", "RESET ALL"))
-        if server.touched or server.pins:
+        # What is still under way may touch it, too, and nobody would notice.
+        unheard = not server.ledger.settled and self.rules.memory != 0
+        if server.touched or server.pins or unheard:
             reset = "DISCARD ALL"
             forgets = True
             server.touched = server.pins = server.unhinted = 0
@@ -725,7 +727,7 @@ class Pool:
 
     def hand_over(self, client: Client, other: "Pool") -> None:
         """Have another pool serve this client, from its next transaction on."""
-        if client.server is not None:
+        if client.server is not None or client.asked is not None:
             client.next_pool = other
             return
         client.next_pool = None
@@ -768,8 +770,9 @@ class Pool:
 
 
 def is_waiting(client: Client) -> bool:
-    """Return whether the client waits for a server, rather than for one being prepared."""
-    return client.server is None and client.state in (ClientState.WAITING, ClientState.GREETING)
+    """Return whether the client waits in line: no server is prepared for it, none is asked."""
+    waits = client.state in (ClientState.WAITING, ClientState.GREETING)
+    return waits and client.server is None and client.asked is None
 
 
 def is_idle(client: Client) -> bool:

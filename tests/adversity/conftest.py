@@ -21,14 +21,6 @@ def config_for(host: str, port: int) -> Config:
     }
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the long forms out unless `-m` says something about them."""
-    if "slow" not in config.option.markexpr:
-        for item in items:
-            if "adversity" in item.path.parts and item.get_closest_marker("slow"):
-                item.add_marker(pytest.mark.skip(reason="the long form: -m slow"))
-
-
 @pytest.fixture(scope="module")
 def shared(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pooler]:
     """A pooler for all tests of a module: a database of one's own is a pool of one's own."""

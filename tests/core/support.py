@@ -238,6 +238,8 @@ class Session:
         self.skipping = False
         self.unsynced = False  # an extended query has begun and no Sync has come
         self.frozen = False
+        self.locked = False  # holds an advisory lock
+        self.silent = False  # fails at the question what its session holds
         self.eof = False
         self.gone = False
 
@@ -452,8 +454,8 @@ class Session:
             self._fail("0A000", "cannot accept it", R="pg_node_tree_in", P=position)
         elif self.status == codes.FAILED_TRANSACTION and word not in ("rollback", "commit"):
             self._fail("25P02", "current transaction is aborted")
-        elif sql.startswith("(SELECT 's'"):
-            self._tell_truth()
+        elif sql.startswith("(SELECT '"):
+            self._tell_truth(sql)
         elif "FROM pg_proc" in sql:
             self._tell_functions()
         elif "set_config" in sql or word == "reset":
@@ -461,6 +463,8 @@ class Session:
         elif word == "":
             self.say(build.message(codes.EMPTY_QUERY_RESPONSE, b""))
         elif word == "select":
+            if rest in ("pg_advisory_lock", "pg_advisory_unlock"):
+                self.locked = rest == "pg_advisory_lock"
             self._row(rest)
         elif word == "shape":
             self._row(str(self.world.shape))
@@ -489,6 +493,7 @@ class Session:
                 for name, value in self.defaults.items():
                     self._set(name, value)
                 self.settings = dict(self.defaults)
+                self.locked = False
             everything = word in ("deallocate", "discard") and rest.lower() == "all"
             self._done(f"{word} all" if everything else word)
 
@@ -513,15 +518,17 @@ class Session:
         self.say(build.message(codes.DATA_ROW, body))
         self._done("select")
 
-    def _tell_truth(self) -> None:
-        """Answer the pooler's question about what was set in this session."""
-        for name, value in self.settings.items():
-            if value != self.defaults.get(name, ""):
-                texts = [name.lower(), value]
-                columns = [b"s", *(text.encode().hex().encode() for text in texts)]
-                body = struct.pack("!H", len(columns))
-                body += b"".join(struct.pack("!I", len(column)) + column for column in columns)
-                self.say(build.message(codes.DATA_ROW, body))
+    def _tell_truth(self, question: str) -> None:
+        """Answer the pooler's question about what was left in this session."""
+        if self.silent:
+            self._fail(codes.QUERY_CANCELED, "canceling statement due to statement timeout")
+            return
+        if "SELECT 's'" in question:
+            for name, value in self.settings.items():
+                if value != self.defaults.get(name, ""):
+                    self._tell("s", name.lower(), value)
+        if "SELECT 'l'" in question and self.locked:
+            self._tell("l", "", "")
         self._done("select")
 
     def _tell_functions(self) -> None:
@@ -535,6 +542,12 @@ class Session:
             body += b"".join(struct.pack("!I", len(column)) + column for column in columns)
             self.say(build.message(codes.DATA_ROW, body))
         self._done("select")
+
+    def _tell(self, kind: str, *texts: str) -> None:
+        columns = [kind.encode(), *(text.encode().hex().encode() for text in texts)]
+        body = struct.pack("!H", len(columns))
+        body += b"".join(struct.pack("!I", len(column)) + column for column in columns)
+        self.say(build.message(codes.DATA_ROW, body))
 
     def _copy(self, rest: str) -> None:
         if rest.startswith("in"):
@@ -1009,7 +1022,12 @@ class World(Edge):
             (pool.idle, (ServerState.IDLE,)),
             (
                 pool.working,
-                (ServerState.PREPARING, ServerState.ACTIVE, ServerState.TIDYING),
+                (
+                    ServerState.PREPARING,
+                    ServerState.ACTIVE,
+                    ServerState.ASKING,
+                    ServerState.TIDYING,
+                ),
             ),
             (pool.leaving, (ServerState.LEAVING,)),
         ]

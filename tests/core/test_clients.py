@@ -527,7 +527,7 @@ def test_messages_behind_terminate_are_ignored() -> None:
     app = world.app()
     app.send(query("select 1") + build.TERMINATE + query("select 2"))
     world.wait(0.2)
-    assert world.opened[0].log == ["select 1"]
+    assert "select 2" not in world.opened[0].log
     app = world.app()
     app.send(build.TERMINATE + b"\xff garbage")
     assert world.happened("client closed: client terminated") == 2
