@@ -275,6 +275,8 @@ class Service(Edge):
             build=pooler.build_kind(),
             config=config.source,
         )
+        for note in config.notes:
+            logs.event(logging.WARNING, "setting not supported", setting=note)
         self._apply(config)
         await self._listener.commit(config, self._listener.prepare(config))
         await self._metrics.open(config)
