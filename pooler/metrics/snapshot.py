@@ -28,6 +28,7 @@ Snapshot = dict[str, Any]
 
 OTHER: Final = "other"
 """Database and user of the row of the rest."""
+_REST: Final = (OTHER, OTHER)
 
 TURN: Final = 0.002
 """Seconds of work on a scrape between two looks at what clients and servers have sent."""
@@ -98,8 +99,8 @@ def _put(
 ) -> None:
     """Put a row where it belongs."""
     key = (row["database"], row["user"])
-    if key not in rows and (len(rows) >= limit or key == (OTHER, OTHER)):
-        key = (OTHER, OTHER)
+    if key == _REST or (key not in rows and len(rows) - (_REST in rows) >= limit):
+        key = _REST
         row = {**row, "database": OTHER, "user": OTHER}
         together = False
     if key in rows:
