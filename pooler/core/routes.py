@@ -131,6 +131,7 @@ class Router:
         key = (route.database, route.target.user, replication)
         pool = self.pools.get(key)
         if pool is None:
+            allotment = self.edge.allotment(key)
             pool = self.pools[key] = Pool(
                 (route.database, route.target.user),
                 _target(route, replication),
@@ -146,6 +147,7 @@ class Router:
                     self._server_gauge(
                         "user", route.target.user, route.pool.max_user_server_connections
                     ),
+                    *(() if allotment is None else (allotment,)),
                 ),
                 single_use=replication not in ("", AUTH),
                 internal=replication == AUTH,
