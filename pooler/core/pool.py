@@ -217,7 +217,6 @@ class Pool:
     def enter(self, client: Client) -> None:
         """Greet a client that has logged in, at once if we know with what."""
         self.clients[client] = None
-        self.counters.logins += 1
         self.used_at = self.edge.now()
         welcome = self._welcome_for(client.wants)
         if welcome is not None and not self.single_use:
