@@ -305,8 +305,8 @@ SETTINGS: Final[Mapping[str, Answer]] = {
         _count,
         ("4096",),
     ),
-    "admin_users": unsupported("there is no console yet"),
-    "stats_users": unsupported("there is no console yet"),
+    "admin_users": kept("admin.users"),
+    "stats_users": kept("admin.stats_users"),
     "login_notify_message": unsupported("clients are not greeted with a notice"),
     # TLS to clients
     "client_tls_sslmode": kept("tls.sslmode", _SSLMODE),
@@ -428,9 +428,7 @@ SETTINGS: Final[Mapping[str, Answer]] = {
     "log_disconnections": kept("logging.log_disconnections", _flag),
     "log_pooler_errors": kept("logging.log_pooler_errors", _flag),
     "log_stats": unneeded("/metrics has what it would log, and more", _flag),
-    "stats_period": unneeded(
-        "/metrics has counters: averages are taken where they are read", _count
-    ),
+    "stats_period": kept("admin.stats_period", _seconds),
     "verbose": _verbose,
 }
 """Of the section [pgbouncer]."""

@@ -39,7 +39,7 @@ _FILES: Final = frozenset(
 """Settings that name a file. PgBouncer's are relative to where it was started."""
 
 
-_LISTS: Final = frozenset({"host"})
+_LISTS: Final = frozenset({"host", "users", "stats_users"})
 """Settings that are a list here, and separated by commas there."""
 _SECRETS: Final = frozenset({"password", "hba"})
 """Settings whose value no error shows; an LDAP server's password is among the options of hba."""

@@ -231,6 +231,8 @@ def test_logs(load_ini: LoadIni, folder: Path) -> None:
     assert config.logging.level == "debug"
     assert not config.logging.log_connections
     assert config.defaults.max_prepared_statements == 0
+    assert (config.admin.users, config.admin.stats_users) == (("root", "operator"), ("stats",))
+    assert config.admin.stats_period == 30
     assert len(config.notes) == len(key(Verdict.UNSUPPORTED, convert("logs.ini", Disk())))
     assert any("disable_pqexec" in note for note in config.notes)
 

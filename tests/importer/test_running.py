@@ -194,8 +194,7 @@ def test_a_changed_file_is_noticed(
 def test_user_settings_come_along(postgres: Postgres, userlist: Path, run_ini: RunIni) -> None:
     ours = run_ini(ini(postgres, userlist, "pool_mode = statement"))
     with pytest.raises(psycopg.Error), ours.connect("app") as connection:
-        connection.execute("BEGIN")
-        connection.execute("SELECT 1")
+        connection.execute("BEGIN; SELECT 1")
     assert ours.log_contains(reason="transaction block in statement mode")
     with ours.connect("bob") as connection:
         connection.execute("BEGIN")
