@@ -380,7 +380,7 @@ class Pool:
             everything = "*" in client.unlistening
             self.broadcast.unlisten(client, None if everything else client.unlistening)
             client.unlistening = frozenset()
-        client.flush_notes()
+        client.notes.flush()
         if server.touched & hints.FUNCTIONS:
             server.touched &= ~hints.FUNCTIONS
             self.edge.functions_changed(self.target.dbname)
