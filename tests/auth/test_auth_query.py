@@ -126,11 +126,10 @@ def test_at_most_so_many_connections_ask(
 ) -> None:
     query = "SELECT 'x', 'y' FROM pg_advisory_xact_lock_shared(1) WHERE $1 <> ''"
     pooler = run_with_config(auth={**counting_function, "query": query, "query_pool_size": 2})
-    with ThreadPoolExecutor(20) as threads:
-        with postgres.connect(dbname="app") as blocker:
-            blocker.execute("SELECT pg_advisory_lock(1)")
-            logins = [threads.submit(refused, pooler, f"user {number}") for number in range(20)]
-            wait_until(lambda: len(connected(pooler, "bob")) == 2)
+    with ThreadPoolExecutor(20) as threads, postgres.connect(dbname="app") as blocker:
+        blocker.execute("SELECT pg_advisory_lock(1)")
+        logins = [threads.submit(refused, pooler, f"user {number}") for number in range(20)]
+        wait_until(lambda: len(connected(pooler, "bob")) == 2)
     assert {login.result()["C"] for login in logins} == {"28P01"}
     assert len(connected(pooler, "bob")) == 2
     assert not pooler.log_contains(event="server closed", user="bob")
