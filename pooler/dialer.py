@@ -90,6 +90,7 @@ class ServerDialogue(DialogueProtocol[T]):
         """Hand the reason over, as an error that clients can be told."""
         if not self.result.done():
             fault = HandshakeFailed(codes.CONNECTION_FAILURE, f"SSL error: {why(error)}")
+            fault.lasting = isinstance(error, ssl.SSLError)  # else the connection was lost
             self.result.set_exception(fault)
 
 
@@ -130,11 +131,13 @@ class ServerLogin(ServerDialogue[Welcome]):
     def failed(self, error: LoginFailed | Refused) -> None:
         """Hand the reason over, as an error that clients can be told."""
         if not self.result.done():
-            self.result.set_exception(
-                ServerRefused(error.fields)
-                if isinstance(error, Refused)
-                else ServerFault(error.sqlstate, error.text)
-            )
+            fault: ServerFault
+            if isinstance(error, Refused):
+                fault = ServerRefused(error.fields)
+            else:  # we will not log in there: the server asks for, or is, what is not configured
+                fault = ServerFault(error.sqlstate, error.text)
+                fault.lasting = True
+            self.result.set_exception(fault)
 
     def cut_off(self, error: BaseException | None) -> None:
         """The server hung up."""
@@ -208,8 +211,8 @@ class Dialer:
         transport: asyncio.Transport | None = None
         connected = False
         try:
-            async with asyncio.timeout(pool.settings.server_connect_timeout or None):
-                transport, welcome = await self._log_in(host, target, secret)
+            limit = pool.settings.server_connect_timeout
+            transport, welcome = await self.log_in(host, target, secret, limit)
             if transport.is_closing():
                 raise ServerFault(
                     codes.CONNECTION_FAILURE, "server closed the connection right after the login"
@@ -232,12 +235,6 @@ class Dialer:
             pool.supply.connected(server)
         except ServerFault as error:
             pool.supply.failed(host, error, secret)
-        except TimeoutError:
-            text = f"connection to {host} timed out (server_connect_timeout)"
-            pool.supply.failed(host, ServerFault(codes.UNABLE_TO_CONNECT, text))
-        except (OSError, UnicodeError) as error:  # UnicodeError: an impossible host name
-            text = f"connection to {host} failed: {_words(error)}"
-            pool.supply.failed(host, ServerFault(codes.UNABLE_TO_CONNECT, text))
         except BaseException as error:
             if not connected:
                 fault = ServerFault(codes.INTERNAL_ERROR, "connecting was given up")
@@ -249,6 +246,19 @@ class Dialer:
         finally:
             if transport is not None and not connected:
                 transport.abort()
+
+    async def log_in(
+        self, host: Host, target: Target, secret: Credential | None, limit: float
+    ) -> tuple[asyncio.Transport, Welcome]:
+        """Return a connection that is logged in, within so many seconds; ServerFault."""
+        try:
+            async with asyncio.timeout(limit or None):
+                return await self._log_in(host, target, secret)
+        except TimeoutError:
+            text = f"connection to {host} timed out (server_connect_timeout)"
+        except (OSError, UnicodeError) as error:  # UnicodeError: an impossible host name
+            text = f"connection to {host} failed: {_words(error)}"
+        raise ServerFault(codes.UNABLE_TO_CONNECT, text)
 
     async def _log_in(
         self, host: Host, target: Target, secret: Credential | None

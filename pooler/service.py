@@ -34,6 +34,7 @@ from pooler.listener import Listener
 from pooler.notify import notify, reloading
 from pooler.sockets import hung_up
 from pooler.throttle import Throttle
+from pooler.tls import Tls
 from pooler.watch import watch
 from pooler.wire import codes
 from pooler.wire.parse import CancelRequest
@@ -118,7 +119,9 @@ class Service(Edge):
     def client_opened(self, client: Client) -> None:
         """Log it."""
         if self.config.logging.log_connections and not client.internal:
-            logs.event(logging.INFO, "client connected", **_client(client))
+            tls: Tls | None = client.transport.get_extra_info("tls")
+            known = {"tls": tls.version, "cipher": tls.cipher} if tls is not None else {}
+            logs.event(logging.INFO, "client connected", **_client(client), **known)
 
     def client_closed(self, client: Client, reason: CloseReason, text: str) -> None:
         """Log it: an expected end as information, another as a warning."""

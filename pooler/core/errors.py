@@ -35,6 +35,9 @@ class ClientFault(PoolerError):
 class ServerFault(PoolerError):
     """A server connection failed, or could not be had."""
 
+    lasting = False
+    """It stays until somebody changes something: a wrong password, a certificate of another."""
+
 
 def protocol_violation(text: str) -> ClientFault:
     """Return the error for bytes that are not the protocol."""
@@ -44,8 +47,7 @@ def protocol_violation(text: str) -> ClientFault:
 class ServerRefused(ServerFault):
     """The server answered our login with an ErrorResponse; its own words and SQLSTATE."""
 
-    # What may be otherwise in a moment: class 53 (insufficient resources) and these. Anything
-    # else (no such database, wrong password, ...) stays until somebody changes something.
+    # What may be otherwise in a moment: class 53 (insufficient resources) and these.
     _PASSING = (codes.CANNOT_CONNECT_NOW, codes.ADMIN_SHUTDOWN, "57P02")
 
     def __init__(self, fields: dict[str, str]) -> None:
@@ -57,11 +59,7 @@ class ServerRefused(ServerFault):
             fields.get("D", ""),
             fields.get("H", ""),
         )
-
-    @property
-    def passing(self) -> bool:
-        """True where trying again soon makes sense."""
-        return self.sqlstate in self._PASSING or self.sqlstate.startswith("53")
+        self.lasting = self.sqlstate not in self._PASSING and not self.sqlstate.startswith("53")
 
 
 class CloseReason(Enum):
