@@ -237,9 +237,8 @@ VERIFIER = "SCRAM-SHA-256$4096:c2FsdA==$" + ":".join(
     ("secrets", "method"),
     [
         (["secret"], "md5"),
-        (["secret", VERIFIER], "md5"),
+        (["secret", "password", VERIFIER], "md5"),
         (["secret", VERIFIER, VERIFIER, VERIFIER], "scram-sha-256"),
-        ([], "scram-sha-256"),
     ],
 )
 def test_who_is_unknown_is_asked_as_most_users_are(
