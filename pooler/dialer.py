@@ -210,6 +210,7 @@ class Dialer:
         secret = pool.secret
         transport: asyncio.Transport | None = None
         connected = False
+        began = pool.edge.now()
         try:
             limit = pool.settings.server_connect_timeout
             transport, welcome = await self.log_in(host, target, secret, limit)
@@ -232,6 +233,7 @@ class Dialer:
             )
             transport.set_protocol(server)  # type: ignore[arg-type]  # a protocol by shape
             connected = True
+            pool.counters.connected(pool.edge.now() - began)
             pool.supply.connected(server)
         except ServerFault as error:
             pool.supply.failed(host, error, secret)

@@ -11,11 +11,14 @@ import secrets
 import signal
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final, cast
 
 import pooler
 from pooler import logs
+from pooler.admin.errors import Errors
+from pooler.admin.stats import Periods
 from pooler.auth import Authenticator, Connection
 from pooler.authquery import AuthQuery
 from pooler.config import Change, Config, ConfigError, changes
@@ -31,6 +34,7 @@ from pooler.dialer import Dialer
 from pooler.greeter import Greeter
 from pooler.http import MetricsServer
 from pooler.listener import Listener
+from pooler.metrics import Tally
 from pooler.notify import notify, reloading
 from pooler.sockets import hung_up
 from pooler.throttle import Throttle
@@ -81,10 +85,10 @@ class Service(Edge):
         self._stop_wanted = asyncio.Event()
         self._stop_now = asyncio.Event()
         # counted
-        self.refusals = 0
-        self.reloads = 0
-        self.failed_reloads = 0
+        self.tally = Tally()
         self.last_changes: list[Change] = []
+        self.periods = Periods(self.now())
+        self.errors = Errors()
 
     # -- the core's edge
 
@@ -117,7 +121,9 @@ class Service(Edge):
         self.router.functions_changed(database)
 
     def client_opened(self, client: Client) -> None:
-        """Log it."""
+        """Count and log it."""
+        if not client.internal:
+            self.tally.open("client", client.transport.get_extra_info("tls"))
         if self.config.logging.log_connections and not client.internal:
             tls: Tls | None = client.transport.get_extra_info("tls")
             known = {"tls": tls.version, "cipher": tls.cipher} if tls is not None else {}
@@ -129,6 +135,11 @@ class Service(Edge):
         settings = self.config.logging
         if client.internal:
             return
+        self.tally.clients_closed[reason.value] += 1
+        if not quiet:
+            self.errors.note(
+                self.now(), "client closed", client.database, client.user, "", text or reason.value
+            )
         if settings.log_disconnections if quiet else settings.log_pooler_errors:
             logs.event(
                 logging.INFO if quiet else logging.WARNING,
@@ -140,12 +151,14 @@ class Service(Edge):
             )
 
     def server_opened(self, server: Server) -> None:
-        """Log it."""
+        """Count and log it."""
+        self.tally.open("server", server.transport.get_extra_info("tls"))
         if self.config.logging.log_connections:
             logs.event(logging.INFO, "server connected", **_server(server))
 
     def server_closed(self, server: Server, reason: CloseReason, text: str) -> None:
-        """Log it."""
+        """Count and log it."""
+        self.tally.servers_closed[reason.value] += 1
         if self.config.logging.log_disconnections:
             logs.event(
                 logging.INFO,
@@ -160,6 +173,14 @@ class Service(Edge):
         """Log it; a password that the server refuses may have changed."""
         if error.sqlstate == codes.INVALID_PASSWORD:
             self.authquery.doubt(pool.database, pool.user)
+        self.errors.note(
+            self.now(),
+            "server connection failed",
+            pool.database,
+            pool.user,
+            error.sqlstate,
+            f"{host}: {error}",
+        )
         if self.config.logging.log_pooler_errors:
             logs.event(
                 logging.WARNING,
@@ -185,12 +206,16 @@ class Service(Edge):
 
     def leaked(self, server: Server, names: tuple[str, ...]) -> None:
         """Log what it was, without values."""
+        pool = server.pool
+        words = f"session state leaked: {', '.join(names)}"
+        self.errors.note(self.now(), "session state leaked", pool.database, pool.user, "", words)
         logs.event(
             logging.WARNING, "session state leaked", **_server(server), names=", ".join(names)
         )
 
     def catalog_failed(self, pool: Pool, text: str) -> None:
         """Log it."""
+        self.errors.note(self.now(), "catalog not read", pool.database, pool.user, "", text)
         logs.event(
             logging.WARNING,
             "catalog not read",
@@ -201,6 +226,7 @@ class Service(Edge):
 
     def bug(self, where: object, error: BaseException) -> None:
         """Log our own mistake, with its traceback."""
+        self.errors.note(self.now(), "bug", "", "", "XX000", f"{where!r}: {error!r}")
         logs.LOGGER.error("bug", exc_info=error, extra={"fields": {"where": repr(where)}})
 
     # -- for greeters
@@ -212,6 +238,11 @@ class Service(Edge):
             return False
         self._greeters.add(greeter)
         return True
+
+    @property
+    def logging_in(self) -> int:
+        """Connections in the middle of their login."""
+        return len(self._greeters)
 
     def greeted(self, greeter: Greeter) -> None:
         """The login is over, one way or the other."""
@@ -227,6 +258,8 @@ class Service(Edge):
         client = self.router.keys.find(request.pid, request.secret)
         if client is not None:
             client.pool.cancel_client(client)
+        else:
+            self.tally.unknown_cancels += 1
 
     def refused(
         self,
@@ -236,9 +269,12 @@ class Service(Edge):
         reason: CloseReason,
         text: str,
         cause: str,
+        sqlstate: str = "",
     ) -> None:
-        """Count and log a connection that did not become a client."""
-        self.refusals += 1
+        """Count and log a connection that did not become a client, and what it was told."""
+        self.tally.refuse(reason, sqlstate)
+        if reason is not CloseReason.PEER_CLOSED:
+            self.errors.note(self.now(), "client refused", database, user, sqlstate, text)
         if self.config.logging.log_pooler_errors:
             logs.event(
                 logging.INFO if reason is CloseReason.PEER_CLOSED else logging.WARNING,
@@ -265,6 +301,15 @@ class Service(Edge):
 
     # -- life
 
+    @property
+    def listening(self) -> list[str]:
+        """Where clients can connect to."""
+        return self._listener.addresses
+
+    def stop(self) -> None:
+        """Let clients finish their transactions, then end; the second time, end at once."""
+        (self._stop_now if self._stop_wanted.is_set() else self._stop_wanted).set()
+
     async def run(self) -> None:
         """Serve until told to stop; OSError when an address cannot be had."""
         loop = asyncio.get_running_loop()
@@ -278,12 +323,15 @@ class Service(Edge):
             build=pooler.build_kind(),
             config=config.source,
         )
+        for note in config.notes:
+            logs.event(logging.WARNING, "setting not supported", setting=note)
         self._apply(config)
+        self.tally.reloaded_at = _wall_clock()
         await self._listener.commit(config, self._listener.prepare(config))
         await self._metrics.open(config)
         self._report_addresses()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop_asked)
+            loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGQUIT, self._stop_now.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
         tasks = [
@@ -313,9 +361,6 @@ class Service(Edge):
         transport = context.get("transport")
         if transport is not None:
             cast(asyncio.Transport, transport).abort()
-
-    def _stop_asked(self) -> None:
-        (self._stop_now if self._stop_wanted.is_set() else self._stop_wanted).set()
 
     def _apply(self, config: Config) -> None:
         """Have the core go by `config`, and warm up the pools whose user is known."""
@@ -351,6 +396,8 @@ class Service(Edge):
                     overdue.enforce_client_idle(pool)
             if ticks % SECOND == 0:
                 self.router.prune()
+                period = self.config.admin.stats_period
+                self.periods.tick(self.now(), period, self.router.pools.values())
 
     # -- reload
 
@@ -385,14 +432,16 @@ class Service(Edge):
         await self._listener.commit(config, bound)
         self._apply(config)
         logs.set_up(config.logging.format, config.logging.level)
-        self.reloads += 1
+        self.tally.reload(_wall_clock(), ok=True)
         self.last_changes = found
         logs.event(logging.INFO, "reloaded", changes=[str(change) for change in found])
         if bound or config.metrics.listen != before.metrics.listen:
             self._report_addresses()
 
     def _reload_failed(self, problems: list[str]) -> None:
-        self.failed_reloads += 1
+        self.tally.reload(_wall_clock(), ok=False)
+        for problem in problems:
+            self.errors.note(self.now(), "reload failed", "", "", "F0000", problem)
         logs.event(logging.ERROR, "reload failed", problems=problems)
 
     async def _move_metrics(self, config: Config) -> None:
@@ -457,6 +506,11 @@ async def _either(*events: asyncio.Event) -> None:
     finally:
         for task in tasks:
             task.cancel()
+
+
+def _wall_clock() -> float:
+    """Return the seconds since 1970, for people and Prometheus."""
+    return datetime.now(UTC).timestamp()
 
 
 def _client(client: Client) -> dict[str, object]:

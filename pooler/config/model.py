@@ -540,11 +540,24 @@ class Metrics(Section):
 
     listen: HostPort = ""
     """HOST:PORT to serve /metrics on; "" turns it off, port 0 lets the system pick one."""
+    pool_limit: Positive = 500
+    """Pools (database and server user) with metrics of their own; the rest is one, `other`."""
 
     @property
     def address(self) -> tuple[str, int] | None:
         """Host (`*`: every interface) and port; None where metrics are off."""
         return parse_host_port(self.listen) if self.listen else None
+
+
+class Admin(Section):
+    """The console: who may operate the pooler, and what is measured for it."""
+
+    users: Texts = ()
+    """Users who may give every command, one or a list."""
+    stats_users: Texts = ()
+    """Users who may look, and change nothing."""
+    stats_period: Duration = 60.0
+    """Period of the averages."""
 
 
 class Logging(Section):
@@ -579,4 +592,5 @@ class Settings(Section):
     users: dict[str, User] = Field(default={})
     """Users by name."""
     metrics: Metrics = Metrics()
+    admin: Admin = Admin()
     logging: Logging = Logging()
