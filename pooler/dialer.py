@@ -89,9 +89,11 @@ class ServerDialogue(DialogueProtocol[T]):
     def handshake_failed(self, error: OSError) -> None:
         """Hand the reason over, as an error that clients can be told."""
         if not self.result.done():
-            fault = HandshakeFailed(codes.CONNECTION_FAILURE, f"SSL error: {why(error)}")
-            fault.lasting = isinstance(error, ssl.SSLError)  # else the connection was lost
-            self.result.set_exception(fault)
+            text = f"SSL error: {why(error)}"
+            lasting = isinstance(error, ssl.SSLError)  # else the connection was lost
+            self.result.set_exception(
+                HandshakeFailed(codes.CONNECTION_FAILURE, text, lasting=lasting)
+            )
 
 
 class ServerLogin(ServerDialogue[Welcome]):
@@ -131,13 +133,11 @@ class ServerLogin(ServerDialogue[Welcome]):
     def failed(self, error: LoginFailed | Refused) -> None:
         """Hand the reason over, as an error that clients can be told."""
         if not self.result.done():
-            fault: ServerFault
-            if isinstance(error, Refused):
-                fault = ServerRefused(error.fields)
-            else:  # we will not log in there: the server asks for, or is, what is not configured
-                fault = ServerFault(error.sqlstate, error.text)
-                fault.lasting = True
-            self.result.set_exception(fault)
+            self.result.set_exception(
+                ServerRefused(error.fields)
+                if isinstance(error, Refused)
+                else ServerFault(error.sqlstate, error.text, lasting=True)  # we will not log in
+            )
 
     def cut_off(self, error: BaseException | None) -> None:
         """The server hung up."""

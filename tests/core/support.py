@@ -985,9 +985,8 @@ class World(Edge):
     ) -> None:
         """Have logins refused by PostgreSQL (`told`), by the network, or by us (`lasting`)."""
         fields = {"S": "FATAL", "C": sqlstate, "M": "no"}
-        error = ServerRefused(fields) if told else ServerFault(sqlstate, "no")
-        error.lasting |= lasting
-        self.refusals[host] = error
+        network = ServerFault(sqlstate, "no", lasting=lasting)
+        self.refusals[host] = ServerRefused(fields) if told else network
 
     def happened(self, event: str) -> int:
         """Return how often an event was observed."""
