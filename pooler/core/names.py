@@ -143,6 +143,7 @@ class Names:
         """Take a Parse that has a name."""
         end = body.find(b"\0")
         name, text = body[:end], body[end + 1 :]
+        self._client.pool.counters.client_parses += 1
         added = b""
         executed = self.sql.execute(text, server, kinds)
         if executed is not None:
@@ -169,6 +170,7 @@ class Names:
             effect.concerns = statement
             return added + self._prepare(statement, effect, server, kinds)
         prepared.use(statement)
+        self._client.pool.counters.prepared_hits += 1
         if server.status == codes.FAILED_TRANSACTION or server.unknown(kinds):
             # Perhaps in a failed transaction: the server is to say so.
             self.note(Effect(), OUR_CLOSE, server, kinds)
@@ -193,6 +195,7 @@ class Names:
         name = message[portal:end]
         entry = self.known(name, server, kinds)
         if entry is not None:
+            self._client.pool.counters.binds += 1
             added, instead = self.use(entry, name, server, kinds, blind=not describes)
             self._bound = b"" if describes else name
             if describes:
@@ -330,6 +333,7 @@ class Names:
             added = self._provide(statement.needs, server, kinds)
         if statement in server.prepared and server.prepared.certain(statement):
             server.prepared.use(statement)
+            self._client.pool.counters.prepared_hits += 1
             return added
         return added + self._prepare(statement, Effect(statement), server, kinds)
 
@@ -338,6 +342,7 @@ class Names:
     ) -> bytes:
         """Return the Parse of a statement, and Closes of those for which there is no room then."""
         prepared, group = server.prepared, server.group_of(kinds)
+        self._client.pool.counters.server_parses += 1
         added = b""
         if not prepared.certain(statement):
             prepared.expect(statement, there=False, group=group)
