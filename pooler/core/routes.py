@@ -14,6 +14,7 @@ from pooler.core import session
 from pooler.core.cancel import CancelKeys
 from pooler.core.client import Client
 from pooler.core.errors import ClientFault, CloseReason, PoolerError
+from pooler.core.holds import Holds
 from pooler.core.limits import Gauge, ServerGauge
 from pooler.core.peer import Transport
 from pooler.core.pool import Pool
@@ -44,6 +45,7 @@ class Router:
         self.pools: dict[Key, Pool] = {}
         self.clients = Gauge("clients")
         self.servers = ServerGauge("servers")
+        self.holds = Holds()
         self._resolve: Resolve = _nowhere
         self._resolve_auth: Resolve = _nowhere
         self._client_gauges: dict[tuple[str, str], Gauge] = {}
@@ -253,6 +255,7 @@ class Router:
         )
         for gauge in gauges:
             gauge.count += 1
+        pool.counters.logins += 1
         return client
 
     # -- the end
