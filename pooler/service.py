@@ -12,6 +12,7 @@ import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from datetime import UTC, datetime
 from functools import lru_cache, partial
 from typing import Any, Final, NamedTuple, cast
 
@@ -35,6 +36,7 @@ from pooler.dialer import Dialer
 from pooler.greeter import Greeter
 from pooler.http import MetricsServer
 from pooler.listener import Address, Listener, bind
+from pooler.metrics import Tally
 from pooler.notify import notify, reloading
 from pooler.sockets import hung_up
 from pooler.throttle import Throttle
@@ -102,9 +104,7 @@ class Service(Edge):
         self._stop_now = asyncio.Event()
         self._ticks = 0
         # counted
-        self.refusals = 0
-        self.reloads = 0
-        self.failed_reloads = 0
+        self.tally = Tally()
         self.last_changes: list[Change] = []
         self.periods = Periods(self.now())
         self.errors = Errors()
@@ -140,7 +140,9 @@ class Service(Edge):
         self.router.functions_changed(database)
 
     def client_opened(self, client: Client) -> None:
-        """Log it."""
+        """Count and log it."""
+        if not client.internal:
+            self.tally.open("client", client.transport.get_extra_info("tls"))
         if self.config.logging.log_connections and not client.internal:
             logs.event(logging.INFO, "client connected", **_client(client))
 
@@ -150,6 +152,7 @@ class Service(Edge):
         settings = self.config.logging
         if client.internal:
             return
+        self.tally.clients_closed[reason.value] += 1
         if not quiet:
             self.errors.note(
                 self.now(), "client closed", client.database, client.user, "", text or reason.value
@@ -165,12 +168,14 @@ class Service(Edge):
             )
 
     def server_opened(self, server: Server) -> None:
-        """Log it."""
+        """Count and log it."""
+        self.tally.open("server", server.transport.get_extra_info("tls"))
         if self.config.logging.log_connections:
             logs.event(logging.INFO, "server connected", **_server(server))
 
     def server_closed(self, server: Server, reason: CloseReason, text: str) -> None:
-        """Log it."""
+        """Count and log it."""
+        self.tally.servers_closed[reason.value] += 1
         if self.config.logging.log_disconnections:
             logs.event(
                 logging.INFO,
@@ -274,7 +279,8 @@ class Service(Edge):
 
     def cancel_request(self, request: CancelRequest) -> None:
         """Do what a CancelRequest asks for, if its key is right; there is no answer to it."""
-        self.cancelled(request)
+        if not self.cancelled(request):
+            self.tally.unknown_cancels += 1
 
     def cancelled(self, request: CancelRequest) -> bool:
         """Do it, and return whether the key is one of ours."""
@@ -291,11 +297,12 @@ class Service(Edge):
         reason: CloseReason,
         text: str,
         cause: str,
+        sqlstate: str = "",
     ) -> None:
-        """Count and log a connection that did not become a client."""
-        self.refusals += 1
+        """Count and log a connection that did not become a client, and what it was told."""
+        self.tally.refuse(reason, sqlstate)
         if reason is not CloseReason.PEER_CLOSED:
-            self.errors.note(self.now(), "client refused", database, user, "", text)
+            self.errors.note(self.now(), "client refused", database, user, sqlstate, text)
         if self.config.logging.log_pooler_errors:
             logs.event(
                 logging.INFO if reason is CloseReason.PEER_CLOSED else logging.WARNING,
@@ -345,7 +352,14 @@ class Service(Edge):
             config=config.source,
         )
         self._apply(config)
+<<<<<<< HEAD
         await self.open(config)
+=======
+        self.tally.reloaded_at = _wall_clock()
+        await self._listener.commit(config, self._listener.prepare(config))
+        await self._metrics.open(config)
+        self._report_addresses()
+>>>>>>> main
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGQUIT, self._stop_now.set)
@@ -490,12 +504,27 @@ class Service(Edge):
         await self._listener.commit(config, prepared.bound)
         self._apply(config)
         logs.set_up(config.logging.format, config.logging.level)
-        self.reloads += 1
+        self.tally.reload(_wall_clock(), ok=True)
         self.last_changes = found
         logs.event(logging.INFO, "reloaded", changes=[str(change) for change in found])
         if prepared.bound or prepared.metrics is not None:
             self._report_addresses()
 
+<<<<<<< HEAD
+=======
+    def _reload_failed(self, problems: list[str]) -> None:
+        self.tally.reload(_wall_clock(), ok=False)
+        for problem in problems:
+            self.errors.note(self.now(), "reload failed", "", "", "F0000", problem)
+        logs.event(logging.ERROR, "reload failed", problems=problems)
+
+    async def _move_metrics(self, config: Config) -> None:
+        server = MetricsServer(self)
+        await server.open(config)
+        await self._metrics.close()
+        self._metrics = server
+
+>>>>>>> main
     # -- the end
 
     async def _drain(self) -> None:
@@ -559,6 +588,11 @@ async def either(*events: asyncio.Event) -> None:
     finally:
         for task in tasks:
             task.cancel()
+
+
+def _wall_clock() -> float:
+    """Return the seconds since 1970, for people and Prometheus."""
+    return datetime.now(UTC).timestamp()
 
 
 def _client(client: Client) -> dict[str, object]:
