@@ -351,6 +351,8 @@ class Service(Edge):
             build=pooler.build_kind(),
             config=config.source,
         )
+        for note in config.notes:
+            logs.event(logging.WARNING, "setting not supported", setting=note)
         self._apply(config)
 <<<<<<< HEAD
         await self.open(config)
