@@ -18,8 +18,6 @@ import pooler
 from pooler import importer
 from pooler.config import Config, ConfigError, Overrides, json_schema, load
 from pooler.service import Service
-from pooler.workers.supervisor import Supervisor
-from pooler.workers.worker import Worker
 
 FAILED: Final = 1
 MISUSED: Final = 2
@@ -116,10 +114,14 @@ async def _serve(options: argparse.Namespace) -> int:
         return _load(options)
 
     if options.worker is not None:
+        from pooler.workers.worker import Worker  # as few need it
+
         number, workers = options.worker[0].split("/")
         channel = socket.socket(fileno=int(options.worker[1]))
         await Worker(read, int(number), int(workers), channel).run()
     elif read().workers > 1:
+        from pooler.workers.supervisor import Supervisor
+
         command = (sys.executable, "-m", "pooler", *options.given, "--worker")
         return await Supervisor(read, command).run()
     else:

@@ -118,7 +118,7 @@ class Greeter(DialogueProtocol[Login | CancelRequest]):
         try:
             await admission
         except PoolerError as error:
-            self._refuse(error.response(), CloseReason.LOGIN_FAILED, error.text)
+            self._refuse(error.response(), error.sqlstate, CloseReason.LOGIN_FAILED, error.text)
             return
         if self.transport.is_closing():
             self._service.not_admitted(login.database, login.user)
@@ -140,12 +140,8 @@ class Greeter(DialogueProtocol[Login | CancelRequest]):
                 result.credential,
             )
         except PoolerError as error:
-<<<<<<< HEAD
             service.not_admitted(result.database, result.user)
-            self._refuse(error.response(), CloseReason.LOGIN_FAILED, error.text)
-=======
             self._refuse(error.response(), error.sqlstate, CloseReason.LOGIN_FAILED, error.text)
->>>>>>> main
             return
         self.transport.set_protocol(client)  # type: ignore[arg-type]  # a protocol by shape
         client.pool.enter(client)

@@ -354,14 +354,8 @@ class Service(Edge):
         for note in config.notes:
             logs.event(logging.WARNING, "setting not supported", setting=note)
         self._apply(config)
-<<<<<<< HEAD
-        await self.open(config)
-=======
         self.tally.reloaded_at = _wall_clock()
-        await self._listener.commit(config, self._listener.prepare(config))
-        await self._metrics.open(config)
-        self._report_addresses()
->>>>>>> main
+        await self.open(config)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGQUIT, self._stop_now.set)
@@ -386,6 +380,12 @@ class Service(Edge):
         await self._listener.commit(config, self._listener.prepare(config))
         await self._metrics.open(config)
         self._report_addresses()
+
+    async def moved_metrics(self, config: Config) -> MetricsServer | None:
+        """Return what serves the new address for Prometheus; OSError."""
+        server = MetricsServer(self)
+        await server.open(config)
+        return server
 
     def duties(self) -> list[Coroutine[Any, Any, None]]:
         """Return what is to be done beside serving."""
@@ -468,7 +468,7 @@ class Service(Edge):
         try:
             prepared = await self.prepare_reload()
         except ReloadRefused as refused:
-            self.failed_reloads += 1
+            self.tally.reload(_wall_clock(), ok=False)
             for problem in refused.problems:
                 self.errors.note(self.now(), "reload failed", "", "", "F0000", problem)
             logs.event(logging.ERROR, "reload failed", problems=refused.problems)
@@ -483,8 +483,7 @@ class Service(Edge):
             config = self._load()
             bound = self._listener.prepare(config)
             if config.metrics.listen != self.config.metrics.listen:
-                metrics = MetricsServer(self)
-                await metrics.open(config)
+                metrics = await self.moved_metrics(config)
         except (ConfigError, OSError) as error:
             self._listener.discard(bound)
             raise ReloadRefused(problems_of(error)) from error
@@ -512,21 +511,6 @@ class Service(Edge):
         if prepared.bound or prepared.metrics is not None:
             self._report_addresses()
 
-<<<<<<< HEAD
-=======
-    def _reload_failed(self, problems: list[str]) -> None:
-        self.tally.reload(_wall_clock(), ok=False)
-        for problem in problems:
-            self.errors.note(self.now(), "reload failed", "", "", "F0000", problem)
-        logs.event(logging.ERROR, "reload failed", problems=problems)
-
-    async def _move_metrics(self, config: Config) -> None:
-        server = MetricsServer(self)
-        await server.open(config)
-        await self._metrics.close()
-        self._metrics = server
-
->>>>>>> main
     # -- the end
 
     async def _drain(self) -> None:

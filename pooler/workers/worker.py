@@ -87,6 +87,9 @@ class Worker(Service):
         await self._may_listen.wait()
         await self._listener.commit(config, self._listener.prepare(config))
 
+    async def moved_metrics(self, config: Config) -> None:
+        """Serve none: the supervisor does, for all."""
+
     def duties(self) -> list[Coroutine[Any, Any, None]]:
         """Return nothing: the supervisor says when to reload."""
         return []
