@@ -20,6 +20,7 @@ from pooler.core.ledger import (
     OUR_PARSE,
     SPECIAL,
     Ledger,
+    count_special,
 )
 from pooler.core.names import STALE, made_to_fail
 from pooler.core.peer import NAMES_FULL, PEER_FULL, Edit, Peer, Transport, edited
@@ -224,9 +225,7 @@ class Server(Peer):
 
     def watch(self, kinds: bytearray) -> None:
         """Look closely at replies, if any of the messages just sent is of a special kind."""
-        special = 0
-        for kind in kinds:
-            special += kind <= SPECIAL
+        special = count_special(kinds)
         if not special:
             return
         self.ledger.special += special
