@@ -113,19 +113,20 @@ async def _serve(options: argparse.Namespace) -> int:
     def read() -> Config:
         return _load(options)
 
+    config = read()
     if options.worker is not None:
         from pooler.workers.worker import Worker  # as few need it
 
         number, workers = options.worker[0].split("/")
         channel = socket.socket(fileno=int(options.worker[1]))
-        await Worker(read, int(number), int(workers), channel).run()
-    elif read().workers > 1:
+        await Worker(read, config, int(number), int(workers), channel).run()
+    elif config.workers > 1:
         from pooler.workers.supervisor import Supervisor
 
         command = (sys.executable, "-m", "pooler", *options.given, "--worker")
-        return await Supervisor(read, command).run()
+        return await Supervisor(read, config, command).run()
     else:
-        await Service(read).run()
+        await Service(read, config).run()
     return 0
 
 

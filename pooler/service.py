@@ -82,11 +82,12 @@ class ReloadRefused(Exception):
 class Service(Edge):
     """One pooler."""
 
-    def __init__(self, load: Load) -> None:
+    def __init__(self, load: Load, config: Config) -> None:
+        """`config` is what `load` has given just now."""
         # for ever
         self._load = load
         self.now = time.monotonic  # type: ignore[method-assign]  # asked several times a transaction
-        self.config = load()
+        self.config = config
         self.login_key = secrets.token_bytes(32)
         self.randbytes = secrets.token_bytes
         self.keyring = Keyring()

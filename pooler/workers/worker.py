@@ -38,8 +38,10 @@ Addresses = list[tuple[list[str], int]]
 class Worker(Service):
     """One of several."""
 
-    def __init__(self, load: Load, number: int, workers: int, sock: socket.socket) -> None:
-        super().__init__(load)
+    def __init__(
+        self, load: Load, config: Config, number: int, workers: int, sock: socket.socket
+    ) -> None:
+        super().__init__(load, config)
         self.number = number
         self.workers = workers
         logs.mark(worker=number)
