@@ -144,9 +144,9 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from pooler import doctor  # its driver is an optional dependency
+    from pooler import doctor
 
-    return doctor.run(_load(options))
+    return uvloop.run(doctor.run(_load(options)))
 
 
 def _demo(options: argparse.Namespace) -> int:

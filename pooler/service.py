@@ -40,6 +40,7 @@ from pooler.metrics import Tally
 from pooler.notify import notify, reloading
 from pooler.sockets import hung_up
 from pooler.throttle import Throttle
+from pooler.tls import Tls
 from pooler.watch import watch
 from pooler.wire import codes
 from pooler.wire.parse import CancelRequest
@@ -145,7 +146,9 @@ class Service(Edge):
         if not client.internal:
             self.tally.open("client", client.transport.get_extra_info("tls"))
         if self.config.logging.log_connections and not client.internal:
-            logs.event(logging.INFO, "client connected", **_client(client))
+            tls: Tls | None = client.transport.get_extra_info("tls")
+            known = {"tls": tls.version, "cipher": tls.cipher} if tls is not None else {}
+            logs.event(logging.INFO, "client connected", **_client(client), **known)
 
     def client_closed(self, client: Client, reason: CloseReason, text: str) -> None:
         """Log it: an expected end as information, another as a warning."""

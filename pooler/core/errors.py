@@ -40,9 +40,19 @@ class ClientFault(PoolerError):
 
 
 class ServerFault(PoolerError):
-    """A server connection failed, or could not be had."""
+    """A server connection failed, or could not be had.
+
+    `lasting` says that it stays until somebody changes something: a wrong password, a certificate
+    of another.
+    """
 
     origin: ClassVar[Origin] = "server"
+
+    def __init__(
+        self, sqlstate: str, text: str, detail: str = "", hint: str = "", *, lasting: bool = False
+    ) -> None:
+        super().__init__(sqlstate, text, detail, hint)
+        self.lasting = lasting
 
 
 def protocol_violation(text: str) -> ClientFault:
@@ -67,11 +77,7 @@ class ServerRefused(ServerFault):
             fields.get("D", ""),
             fields.get("H", ""),
         )
-
-    @property
-    def passing(self) -> bool:
-        """True where trying again soon makes sense."""
-        return self.sqlstate in _PASSING or self.sqlstate.startswith("53")
+        self.lasting = self.sqlstate not in _PASSING and not self.sqlstate.startswith("53")
 
 
 class CloseReason(Enum):

@@ -727,6 +727,8 @@ class Pool:
             self.hints = Hints(self.rules, self.hints.words)
         self.settings = settings
         self.retire_idle()
+        if self.supply.failing_since:  # perhaps not for the same reason
+            self.supply.forgive()
         self.wake()
 
     def end(self, error: PoolerError, reason: CloseReason) -> None:
