@@ -55,7 +55,10 @@ def test_healthcheck_is_cheap() -> None:
     program = "import sys, pooler.healthcheck; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     loaded = done.stdout.split()
-    assert [name for name in loaded if name.startswith("pooler")] == ["pooler", "pooler.healthcheck"]
+    assert [name for name in loaded if name.startswith("pooler")] == [
+        "pooler",
+        "pooler.healthcheck",
+    ]
     assert not {"asyncio", "pydantic", "aiohttp", "uvloop"} & set(loaded)
 
 
