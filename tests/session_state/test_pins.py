@@ -113,7 +113,7 @@ def test_load_and_setseed_pin_to_the_end(pooler: Pooler) -> None:
 
 def test_a_killed_client_frees_its_lock(pooler: Pooler, postgres: Postgres) -> None:
     """Within a second, unless the machine is busy otherwise every time."""
-    took = []
+    took: list[float] = []
     while not took or (took[-1] >= 1 and len(took) < 5):
         took.append(freed_after(pooler, postgres))
     assert took[-1] < 1
