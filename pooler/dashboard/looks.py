@@ -1,0 +1,102 @@
+"""Views as JSON has them, each made at most once a second however many ask for it."""
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from pooler.admin import views
+from pooler.admin.view import Row, View
+
+if TYPE_CHECKING:
+    from pooler.service import Service
+
+FRESH: Final = 0.9
+"""Seconds that a look is good for: frames come once a second, and are of then."""
+
+
+class WrongQuery(Exception):
+    """What was asked for cannot be: there is no such column, or no such number."""
+
+
+class Looks:
+    """What has been looked at lately."""
+
+    def __init__(self, service: "Service") -> None:
+        self._service = service
+        self._rows: dict[str, tuple[float, list[Row]]] = {}
+
+    def rows(self, view: View) -> list[Row]:
+        """Return all rows of a view."""
+        now = self._service.now()
+        at, rows = self._rows.get(view.name, (float("-inf"), []))
+        if now - at >= FRESH:
+            rows = list(views.rows(self._service, view.name))
+            self._rows[view.name] = now, rows
+        return rows
+
+    def dicts(self, view: View) -> list[dict[str, Any]]:
+        """Return all rows of a view, as mappings."""
+        return view.dicts(self.rows(view))
+
+    def forget(self) -> None:
+        """Let go of what is old by now."""
+        self._rows.clear()
+
+
+def shown(view: View, rows: Iterable[Row], total: int) -> dict[str, Any]:
+    """Return a view as it is shown: `total` says how many rows there are in all."""
+    return {
+        "name": view.name,
+        "columns": [{"name": column.name, "type": column.type.value} for column in view.columns],
+        "rows": list(rows),
+        "total": total,
+    }
+
+
+def selected(view: View, rows: list[Row], query: Mapping[str, str], limit: int) -> dict[str, Any]:
+    """Return what a query asks for of a view; WrongQuery.
+
+    `limit` and `offset` count rows, `sort` names a column (`-` before it for falling), every other
+    name is a column that has to have that value.
+    """
+    names = [column.name for column in view.columns]
+    places = {name: place for place, name in enumerate(names)}
+    sort, count, offset = "", limit, 0
+    for name, value in query.items():
+        if name == "limit":
+            count = min(_number(name, value), limit)
+        elif name == "offset":
+            offset = _number(name, value)
+        elif name == "sort":
+            sort = value
+        else:
+            place = _place(view, places, name)
+            rows = [row for row in rows if _text(row[place]) == value]
+    if sort:
+        place = _place(view, places, sort.removeprefix("-"))
+        rows = sorted(rows, key=lambda row: _order(row[place]), reverse=sort.startswith("-"))
+    return shown(view, rows[offset : offset + count], len(rows))
+
+
+def _place(view: View, places: Mapping[str, int], name: str) -> int:
+    if name not in places:
+        raise WrongQuery(f"The view {view.name} has no column of that name; it has {', '.join(places)}.")
+    return places[name]
+
+
+def _number(name: str, value: str) -> int:
+    if not value.isdecimal() or len(value) > 9:
+        raise WrongQuery(f"{name} is not a number of rows.")
+    return int(value)
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _order(value: object) -> tuple[int, Any]:
+    """What sorts values of any kind: nothing, numbers, texts."""
+    if value is None:
+        return 0, 0
+    return (1, value) if isinstance(value, int | float) else (2, str(value))
