@@ -142,7 +142,7 @@ class Broadcast:
         sender = self._pool.sender(int.from_bytes(body[:4], "big"))
         message = build.message(codes.NOTIFICATION_RESPONSE, sender.to_bytes(4, "big") + body[4:])
         for client in list(listeners):
-            client.notify(message, channel)
+            client.notes.notify(message, channel)
 
     def lost(self) -> None:
         """The ear's connection is gone: say so, and try again soon."""
@@ -155,7 +155,7 @@ class Broadcast:
             hint="Notifications may have been missed. It is being restored.",
         )
         for client in {c for listeners in self._listeners.values() for c in listeners}:
-            client.notify(warning)
+            client.notes.notify(warning)
 
 
 class _Ear(Inner):

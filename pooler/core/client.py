@@ -4,50 +4,32 @@ The waiting client itself is the queue entry: when a server becomes free, the po
 `go` writes what was held in the same callback. Knows no timer and no pool policy.
 """
 
-from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
-from pooler.core import again, policy, session
+from pooler.core import again, session
 from pooler.core.errors import ClientFault, CloseReason, PoolerError, protocol_violation
-from pooler.core.hints import (
-    ANYTHING,
-    DATABASE,
-    DEALLOCATES,
-    ENDLESS,
-    EXECUTES,
-    NOTHING,
-    NOTIFIES,
-    PREPARED,
-    RESET,
-    SEQUENCES,
-    TOO_LONG,
-    Hint,
-    databases_in,
-    names_in,
-)
+from pooler.core.hints import SEQUENCES
 from pooler.core.limits import Gauge
-from pooler.core.names import TEXT_LIMIT, Names, Wait
+from pooler.core.names import TEXT_LIMIT
+from pooler.core.notes import Notes
 from pooler.core.peer import (
     HELD_FULL,
     HOLD_LIMIT,
     NAMES_FULL,
     OWN_FULL,
     PEER_FULL,
-    Edit,
     Peer,
     Transport,
     edited,
 )
-from pooler.core.settings import PoolMode, SessionSettings
+from pooler.core.requests import Requests
+from pooler.core.settings import SessionSettings
 from pooler.wire import build, codes
 from pooler.wire.cutter import (
-    END,
-    FROM_CLIENT,
     FROM_CLIENT_CLOSELY,
     MORE,
     BadMessage,
-    client_cutter,
     peek,
 )
 
@@ -60,24 +42,9 @@ _WITHOUT_SERVER: Final = b"dcfH"
 """What an idle session ignores: copy data that comes after its COPY failed, and Flush."""
 
 
-CUSTOM_LIMIT: Final = 1_000
-"""Names of custom settings remembered of a client."""
-
-ALREADY_LIMIT: Final = 1_000
-"""Notifications remembered while a client hears them from two servers."""
-ALREADY_FOR: Final = 2.0
-"""Seconds for which they are: how much later than its own server the ear may hear them."""
-_SENDER_END: Final = 9
-
-NOTES_LIMIT: Final = 4_194_304
-"""Bytes of notifications kept for a client that does not read, or stays in its transaction."""
-
 EFFECTS_LIMIT: Final = 2_000
 """Messages of a special kind under way above which no more are read: those that the server is not
 sent would fill no buffer of it."""
-
-HINTED_LIMIT: Final = 10_000
-"""Prepared statements with a hint remembered of a client; with more, any Bind is one."""
 
 
 class ClientState(Enum):
@@ -138,12 +105,7 @@ class Client(Peer):
         self.custom = frozenset(name for name in wants if "." in name)  # settings it may have set
         self.listening: frozenset[str] = frozenset()  # channels that `broadcast` serves it
         self.unlistening: frozenset[str] = frozenset()  # in the transaction under way
-        self.overlap: frozenset[str] = frozenset()  # channels that its own server listens to, too
-        self._later: list[bytes] = []  # what the ear heard of these
-        self._already: deque[tuple[float, bytes]] = deque()  # notifications its own server gave it
-        self._notes: list[bytes] = []  # notifications that wait for its transaction's end
-        self._notes_size = 0
-        self._unread = 0  # bytes of notifications since it stopped reading
+        self.notes = Notes(self)
         self.asks_sequences = False  # begins a transaction with currval or lastval
         self.asked: Server | None = None  # is being asked what this client left on it
         # now
@@ -154,20 +116,16 @@ class Client(Peer):
         self.idle_since = now
         self.terminated = False  # it said Terminate
         # the stream
-        self._cutter = client_cutter()
+        self.requests = Requests(self)
+        self.names = self.requests.names
+        self._cutter = self.requests.cutter
         self._held = b""  # received and not passed on
         self._drop = 0  # bytes still to come of a message to be ignored
         self._skipping = False  # to the next Sync, as a server does after an error
-        self._edits: list[Edit] = []  # to be made in the chunk under way
-        self.names = Names(self)
         self.again = b""  # to be sent once more when its error's ReadyForQuery has come
         self.holds = False  # what is held waits for the next ReadyForQuery
         self._burst = b""  # what the server works on, if that is all and can perhaps be repeated
         self._repeats = 0
-        # hints
-        self._hinted: dict[bytes, Hint] = {}  # of prepared statements, by name
-        self._warned = 0  # of which features, by their hints
-        self._prepared_flags = 0  # what EXECUTE of a statement prepared in SQL may do
 
     def __repr__(self) -> str:
         """Show id, state and peer."""
@@ -178,6 +136,11 @@ class Client(Peer):
         if state not in MOVES[self.state]:
             raise AssertionError(f"{self!r} cannot become {state.value}")
         self.state = state
+
+    @property
+    def closed(self) -> bool:
+        """Whether it has gone, or been sent away."""
+        return self.state is ClientState.CLOSED
 
     @property
     def internal(self) -> bool:
@@ -210,7 +173,7 @@ class Client(Peer):
     def resume_writing(self) -> None:
         """The client has caught up."""
         self.full = False
-        self._unread = 0
+        self.notes.unread = 0
         self.unbrake(OWN_FULL)
         if self.server is not None:
             self.server.unbrake(PEER_FULL)
@@ -237,63 +200,6 @@ class Client(Peer):
         self.told = parameters
         if changes:
             self.send(b"".join(changes))
-
-    def notify(self, message: bytes, channel: str = "") -> None:
-        """Pass on what the ear has heard, now or when the transaction has ended."""
-        if self.state is ClientState.CLOSED:
-            return
-        if channel in self.overlap:  # its own server brings it, and perhaps has brought it
-            if len(self._later) < ALREADY_LIMIT:
-                self._later.append(message)
-            return
-        if self._already and self._heard_already(message[_SENDER_END:]):
-            return
-        server = self.server
-        if server is None or (server.ledger.settled and server.status == codes.IDLE):
-            self.send(message)
-        else:
-            self._notes.append(message)
-            self._notes_size += len(message)
-        if self.full or self._notes_size > NOTES_LIMIT:
-            self._unread += len(message)
-            if self._unread > NOTES_LIMIT:
-                self.fail(
-                    PoolerError(codes.PROGRAM_LIMIT_EXCEEDED, "too many notifications not read"),
-                    CloseReason.SLOW,
-                )
-
-    def end_overlap(self) -> None:
-        """Its own server listens no more: the rest of what the ear heard meanwhile is due."""
-        if self.overlap:
-            self.overlap = frozenset()
-            now = self.pool.edge.now()
-            self._already = deque((now, what) for _, what in self._already)
-            later, self._later = self._later, []
-            for message in later:
-                self.notify(message)
-
-    def heard_here(self, message: bytes) -> None:
-        """Remember a notification that its own server gave it: the ear may bring it again."""
-        if len(self._already) < ALREADY_LIMIT:
-            self._already.append((self.pool.edge.now(), message[_SENDER_END:]))
-
-    def _heard_already(self, what: bytes) -> bool:
-        since = self.pool.edge.now() - ALREADY_FOR
-        already = self._already
-        while already and already[0][0] < since:
-            already.popleft()
-        for place in range(len(already)):
-            if already[place][1] == what:
-                for _ in range(place + 1):  # what came before it is older than the ear
-                    already.popleft()
-                return True
-        return False
-
-    def flush_notes(self) -> None:
-        """Pass on the notifications that waited for the end of the transaction."""
-        if self._notes:
-            notes, self._notes, self._notes_size = self._notes, [], 0
-            self.send(b"".join(notes))
 
     # -- from the client
 
@@ -330,11 +236,11 @@ class Client(Peer):
             self.names.recent.clear()
         effects = len(server.effects)
         try:
-            at = self._walk(data, server)
+            at = self.requests.read(data, server)
         except (BadMessage, ClientFault) as error:
             cutter.left = before  # nothing of this chunk is passed on
             cutter.kinds.clear()
-            self._edits.clear()
+            self.requests.edits.clear()
             server.take_back(len(server.effects) - effects)
             if isinstance(error, ClientFault):
                 self.fail(error, CloseReason.TOO_MANY)
@@ -354,8 +260,8 @@ class Client(Peer):
         repeatable = fresh and self.names.recent and whole and len(data) <= again.BURST_LIMIT
         self._burst = data if repeatable else b""
         self._repeats = 0
-        if self._edits:
-            data = edited(data, self._edits)
+        if self.requests.edits:
+            data = edited(data, self.requests.edits)
             server.send(data, kinds)
             server.watch(kinds)
         elif data:
@@ -368,187 +274,6 @@ class Client(Peer):
             self.close(CloseReason.TERMINATED)
         elif server.ledger.settled:
             self.pool.settled(server)
-
-    def _walk(self, data: bytes, server: "Server") -> int:
-        """Note what the messages in `data` mean; return where what cannot be passed on begins."""
-        cutter = self._cutter
-        end = len(data)
-        names = (
-            self.mode is not PoolMode.SESSION
-            and not self.pool.single_use
-            and self.pool.settings.max_prepared_statements > 0
-        ) or len(self.names) > 0
-        replacement = b""
-        at = cutter.scan(data, 0)
-        while True:
-            stop = cutter.stop
-            if stop in (END, MORE):
-                return at
-            if stop == codes.TERMINATE:
-                self.terminated = True
-                return at
-            size = cutter.size
-            if at + size > end and size <= (TEXT_LIMIT if stop == codes.PARSE else HOLD_LIMIT):
-                return at
-            body = data[at + codes.HEADER : min(at + size, end)]
-            if stop == codes.BIND:
-                self._look_at_bind(body, server)
-            elif stop in (codes.QUERY, codes.PARSE):
-                hint = self.pool.hints.of(body) if at + size <= end else TOO_LONG
-                if hint.shown is not None and self.mode is not PoolMode.SESSION:
-                    hint, replacement = self._apply_policy(hint, stop, body)
-                if hint is not NOTHING:
-                    self._heed(hint, server)
-                elif server.excused:
-                    server.excused = False
-                    if hint.flags & DATABASE:
-                        self.pool.edge.vacate(databases_in(body))
-                if stop == codes.PARSE and (hint is not NOTHING or self._hinted):
-                    self._note_statement(body, hint)
-                if replacement:
-                    body = replacement[codes.HEADER :]
-            manage = names
-            if stop == codes.QUERY:
-                self.names.unnamed = None  # a server drops it, too
-                in_sql = hint.flags & (DEALLOCATES | EXECUTES) != 0 or hint.unlistened
-                manage = names and bool(in_sql)
-            elif stop == codes.PARSE and body[:1] == b"\0":
-                self.names.parsed_unnamed(body)
-                if not self._hinted and not self.names.any:
-                    cutter.marks = FROM_CLIENT  # its Binds are of what it parsed on this server
-                manage = names and hint.flags & (DEALLOCATES | EXECUTES) != 0
-            elif stop == codes.PARSE and not names:
-                server.touch(PREPARED, hint)
-            effects, kinds = len(server.effects), len(cutter.kinds)
-            try:
-                renamed = manage and self._rename(stop, body, data, at, size, server)
-            except Wait:
-                server.take_back(len(server.effects) - effects)
-                del cutter.kinds[kinds:]
-                self.holds = True
-                return at
-            if not renamed:
-                cutter.kinds.append(stop)
-                if replacement:
-                    self._edits.append((at, at + size, replacement))
-            replacement = b""
-            if at + size == end:
-                cutter.stop = END
-                return end
-            at = cutter.pass_over(data, at)
-
-    def _apply_policy(self, hint: Hint, kind: int, body: bytes) -> tuple[Hint, bytes]:
-        """Warn of what a text shows, or refuse it; return hint and bytes of what is sent instead.
-
-        Nothing is, b"", where it is not refused.
-        """
-        assert hint.shown is not None
-        for feature in hint.shown.warned:
-            self.warn(feature)
-        refused = hint.shown.refused
-        if refused is None:
-            return hint, b""
-        self.pool.counters.refusals += 1
-        return NOTHING, policy.replacement(kind, body, refused)
-
-    def warn(self, feature: "policy.Feature") -> None:
-        """Tell the client once what a feature costs it, now or when its transaction has ended."""
-        if self._warned & feature.flags or self.state is ClientState.CLOSED:
-            return
-        self._warned |= feature.flags
-        message = policy.notice(feature)
-        if self.server is None or self.server.ledger.settled:
-            self.send(message)
-        else:
-            self._notes.append(message)
-
-    def _rename(
-        self, kind: int, body: bytes, data: bytes, at: int, size: int, server: "Server"
-    ) -> bool:
-        """Have a message name its statement as the server does; False: it is sent as it is."""
-        kinds = self._cutter.kinds
-        if server.ledger.skipping and codes.SYNC not in kinds:
-            return False  # the server will not read it
-        end = min(at + size, len(data))
-        whole = end == at + size
-        edit: Edit | None = None
-        if kind == codes.BIND:
-            edit = self.names.bind(data[at:end], size, server, kinds)
-            if edit is None:
-                return False
-            self._edits.append((at, at + edit[1], edit[2]))
-            kinds.append(codes.BIND)
-        else:
-            instead: bytes | None = None
-            if kind == codes.PARSE:
-                if not whole or size > TEXT_LIMIT:
-                    raise ClientFault(
-                        codes.PROGRAM_LIMIT_EXCEEDED,
-                        f"a statement of more than {TEXT_LIMIT} bytes cannot be prepared by name",
-                        hint="Use the unnamed statement, or session mode.",
-                    )
-                instead = self.names.parse(body, server, kinds)
-                self._cutter.marks = FROM_CLIENT_CLOSELY
-            elif kind == codes.DESCRIBE:
-                instead = self.names.describe(body, server, kinds)
-            elif kind == codes.CLOSE:
-                instead = self.names.close(body, server, kinds)
-            elif kind == codes.QUERY:
-                instead = self.names.in_sql(body, server, kinds)
-            if instead is None:
-                return False
-            self._edits.append((at, end, instead))
-        return True
-
-    def _heed(self, hint: Hint, server: "Server") -> None:
-        """Note what a text that the client sent may do to the session."""
-        # Its command tag is that of any SET: it is excused where no other's can be meant.
-        server.excused = hint.local and not (server.ledger.owed or self._cutter.kinds)
-        flags = hint.flags
-        if not self.startup:
-            flags &= ~RESET
-        if flags & EXECUTES:
-            flags |= self._prepared_flags
-        server.touch(flags, hint)
-        if flags & NOTIFIES:
-            server.notifier = self.pid
-        if hint.unlistened and self.listening:
-            self.unlistening |= hint.unlistened
-        self._prepared_flags |= flags
-        self._may_set(hint.names, server, hint)
-
-    def _may_set(self, names: frozenset[str], server: "Server", hint: Hint) -> None:
-        """Remember custom settings to ask about; who has too many keeps its server instead."""
-        if not names <= self.custom:
-            custom = self.custom | names
-            if len(custom) <= CUSTOM_LIMIT:
-                self.custom = custom
-            else:
-                server.touch(ENDLESS, hint)
-
-    def _note_statement(self, body: bytes, hint: Hint) -> None:
-        """Remember that a prepared statement's text hints at something: its Binds will not."""
-        name = body[: body.find(b"\0")]
-        if hint is NOTHING:
-            self._hinted.pop(name, None)
-        elif len(self._hinted) < HINTED_LIMIT:
-            self._hinted[name] = hint
-            self._cutter.marks = FROM_CLIENT_CLOSELY
-
-    def _look_at_bind(self, body: bytes, server: "Server") -> None:
-        """Note what the statement bound may do, and names of settings among its parameters."""
-        portal_end = body.find(b"\0")
-        name = body[portal_end + 1 : body.find(b"\0", portal_end + 1)]
-        hint = self._hinted.get(name)
-        if server.excused:
-            server.excused = hint is not None and hint.local
-        if hint is None:
-            if len(self._hinted) >= HINTED_LIMIT:
-                server.touch(ANYTHING, TOO_LONG)
-            return
-        server.touch(hint.flags, hint)
-        if hint.unnamed:
-            self._may_set(names_in(body), server, hint)
 
     def _consider(self) -> None:
         """Without a server: answer what needs none, and claim one for the first that does."""

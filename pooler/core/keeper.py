@@ -151,16 +151,16 @@ class Keeper:
         else:
             self.pins.end(server)
         if moving and not server.pins & ~moving and pool.broadcast.adopt(client, server):
-            client.end_overlap()
+            client.notes.end_overlap()
             if client.state is ClientState.WAITING:
                 pool.waiting.append(client)
                 self.give_way()
                 pool.wake()
             return
         if moving:
-            client.overlap = server.channels
+            client.notes.overlap = server.channels
         else:
-            client.end_overlap()
+            client.notes.end_overlap()
         if server.pins:
             pool.relink(server, client)
             if server.pins & hints.UNKNOWN:

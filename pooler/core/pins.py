@@ -91,7 +91,7 @@ class Pins:
         self._pool.edge.client_pinned(pin)
         for feature in policy.FEATURES:
             if feature.flags & new and self._pool.rules.warns(feature):
-                client.warn(feature)
+                client.notes.warn(feature)
 
     def end(self, server: "Server") -> None:
         """Note that a server is not, or no longer, its client's."""

@@ -165,6 +165,14 @@ class Pool:
             count += is_waiting(client)
         return count
 
+    def use(self) -> tuple[int, float]:
+        """Return how many servers it has use for, and how long the first in line has waited."""
+        settings = self.settings
+        most = settings.pool_size + settings.reserve_pool_size
+        need = len(self.working) - self.opening + self.count_waiting(most)
+        least = 0 if self.ending is not None or self.unused else settings.min_pool_size
+        return min(max(need, least), most), self.oldest_wait()
+
     def pins(self) -> Iterator[Pin]:
         """All servers that are kept by their clients, and why."""
         return iter(self.keeper.pins)
@@ -380,7 +388,7 @@ class Pool:
             everything = "*" in client.unlistening
             self.broadcast.unlisten(client, None if everything else client.unlistening)
             client.unlistening = frozenset()
-        client.flush_notes()
+        client.notes.flush()
         if server.touched & hints.FUNCTIONS:
             server.touched &= ~hints.FUNCTIONS
             self.edge.functions_changed(self.target.dbname)

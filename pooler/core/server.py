@@ -490,7 +490,7 @@ class Server(Peer):
         elif sender != sent_on:
             start = at + codes.HEADER
             self._edits.append((start, start + 4, sender.to_bytes(4, "big")))
-        client.heard_here(message)
+        client.notes.heard_here(message)
 
     def _failed(self, body: bytes, fields: dict[str, str], at: int) -> None:
         """Note an error; have one about a statement name it as the client does."""

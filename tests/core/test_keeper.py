@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pooler.core import client as client_module
+from pooler.core import requests
 from pooler.wire import build, codes
 from tests.core.support import App, Session, World, bind_execute, extended, query
 
@@ -210,11 +210,11 @@ def test_question_that_fails_is_asked_again() -> None:
 def test_too_many_names_of_settings_pin(monkeypatch: pytest.MonkeyPatch) -> None:
     world = world_of_one()
     app = world.app()
-    for number in range(client_module.CUSTOM_LIMIT // 100 + 1):
+    for number in range(requests.CUSTOM_LIMIT // 100 + 1):
         names = [f"set my.n{number}_{i} = 1" for i in range(100)]
         app.ask(";".join(names).replace(" = ", "="))
     world.wait(0.4)
-    assert len(app.client.custom) <= client_module.CUSTOM_LIMIT
+    assert len(app.client.custom) <= requests.CUSTOM_LIMIT
     other = world.app()
     other.send(query("select 1"))
     world.wait(1)

@@ -423,3 +423,18 @@ def test_new_login_when_nothing_answers(run_with_config: RunWithConfig) -> None:
     )
     with pytest.raises(psycopg.OperationalError, match=r"connection to 127\.0\.0\.1:1 failed"):
         pooler.connect("app", password=PASSWORDS["app"])
+
+
+# Databases.
+
+
+def test_idle_servers_are_not_in_the_way_of_dropping_a_database(
+    shared_pooler: SharedPooler, make_database: Callable[[], str], postgres: Postgres
+) -> None:
+    pooler, name = shared_pooler(), make_database()
+    with pooler.connect(dbname=name) as connection:
+        connection.execute("SELECT 1")
+        assert len(postgres.backends(name)) == 1
+        with pooler.connect() as owner:
+            owner.execute(f"DROP DATABASE {name}")
+    assert not postgres.sql("SELECT FROM pg_database WHERE datname = %s", [name])
