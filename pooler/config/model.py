@@ -605,5 +605,6 @@ class Settings(Section):
     users: dict[str, User] = Field(default={})
     """Users by name."""
     metrics: Metrics = Metrics()
+    dashboard: Dashboard = Dashboard()
     admin: Admin = Admin()
     logging: Logging = Logging()

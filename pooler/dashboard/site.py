@@ -75,9 +75,15 @@ class Dashboard:
 
     def _guarded(self, handler: Handler) -> Handler:
         async def guarded(request: web.Request) -> web.StreamResponse:
-            response = await self._refusal(request)
-            if response is None:
-                response = await handler(request)
+            try:
+                response = await self._refusal(request)
+                if response is None:
+                    response = await handler(request)
+            except (web.HTTPException, ConnectionError):
+                raise
+            except Exception as error:
+                self._service.bug(request, error)
+                response = web.Response(status=500, text="That went wrong; the log says why.\n")
             if not response.prepared:
                 response.headers.update(guard.HEADERS)
             return response
@@ -205,8 +211,7 @@ class Dashboard:
 
 def _own_host(request: web.Request) -> str:
     """Return the address of ours that the request came to."""
-    name = request.get_extra_info("sockname")
-    return str(name[0])
+    return str(request.get_extra_info("sockname")[0])
 
 
 def _asset(request: web.Request, path: str) -> web.Response:
