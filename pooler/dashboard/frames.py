@@ -20,7 +20,7 @@ POOLS: Final = 100
 ROWS: Final = 100
 """Rows of a table."""
 
-TABLES: Final = ("pools", "occupancy", "queries", "pins", "waiters", "errors", "reloads", "state")
+TABLES: Final = ("pools", "occupancy", "queries", "pins", "waiters", "errors", "reload", "state")
 """Views that are looked at for each frame: as long as there are servers, not clients."""
 SLOW_TABLES: Final = ("statements",)
 """Views that may be long, looked at for one frame of `SLOW`."""

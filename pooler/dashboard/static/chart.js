@@ -71,7 +71,7 @@ export class Chart extends Component {
     const options = {
       width: this.box.clientWidth || 300,
       height: HEIGHT,
-      padding: [8, 4, 0, 0],
+      padding: [8, 22, 0, 0],
       legend: { show: false },
       bands,
       cursor: {

@@ -180,7 +180,8 @@ function PoolsTable({ rows }) {
       measure("Trans./s", "transactions", format.short, { wide: true }),
       figure("Pinned", "pinned", count, { wide: true }),
       {
-        title: "Use",
+        title: "2 minutes",
+        tip: "Servers in use",
         cell: (pool) =>
           h(Spark, { values: seriesOf(pool.database, pool.user)?.working ?? [], top: pool.pool_size }),
         wide: true,
@@ -219,7 +220,7 @@ function HoldersTable({ rows, one, most, limit }) {
   });
 }
 
-function WaitersTable({ rows, one, most, limit }) {
+function WaitersTable({ rows, one, brief, most, limit }) {
   return h(Table, {
     id: "waiters",
     rows,
@@ -235,12 +236,12 @@ function WaitersTable({ rows, one, most, limit }) {
       }),
       ...(one ? [] : [column("Pool", (row) => `${row.database} / ${row.user}`, { wide: true })]),
       age("For", "seconds"),
-      column("Waits for", (row) => row.waits_for, { kind: "text", wide: true }),
+      ...(brief ? [] : [column("Waits for", (row) => row.waits_for, { kind: "text", wide: true })]),
     ],
   });
 }
 
-function PinsTable({ rows, one, most, limit }) {
+function PinsTable({ rows, one, brief, most, limit }) {
   return h(Table, {
     id: "pins",
     rows,
@@ -253,12 +254,12 @@ function PinsTable({ rows, one, most, limit }) {
         cell: (row) =>
           h(ClientName, { id: row.client, address: row.address, application: row.application_name, user: row.user }),
       }),
-      ...(one ? [] : [column("Database", (row) => row.database, { wide: true })]),
+      ...(one || brief ? [] : [column("Database", (row) => row.database, { wide: true })]),
       column("Why", (row) => row.reasons, {
         cell: (row) => row.reasons.split(", ").map((reason) => h(Badge, { text: reason, tone: "pin", title: row.instead })),
       }),
       column("Statement", (row) => row.statement, { kind: "text", cell: (row) => h("code", null, row.statement) }),
-      column("Server", (row) => row.server, { cell: (row) => `s${row.server}`, wide: true }),
+      ...(brief ? [] : [column("Server", (row) => row.server, { cell: (row) => `s${row.server}`, wide: true })]),
       age("For", "seconds"),
       { title: "", cell: (row) => h(Act, { name: "unpin", args: { client: row.client }, text: "End" }), wide: true },
     ],
@@ -351,13 +352,15 @@ export function Overview() {
     h(Charts, { series, all: true }),
     h("div", { class: "columns" }, [
       h(Card, { title: "Who holds what", extra: more("holders") }, h(HoldersTable, { rows: held(rowsOf("queries")), limit: 8 })),
-      h(Card, { title: "Who waits", extra: more("waiters") }, h(WaitersTable, { rows: rowsOf("waiters"), limit: 8 })),
+      h("div", { class: "stack" }, [
+        h(Card, { title: "Who waits", extra: more("waiters") }, h(WaitersTable, { rows: rowsOf("waiters"), limit: 4, brief: true })),
+        h(Card, { title: "Pins", note: "servers kept by their client", extra: more("pins") }, h(PinsTable, { rows: rowsOf("pins"), limit: 4, brief: true })),
+      ]),
     ]),
-    h(Card, { title: "Pins", note: "server connections kept by their client", extra: more("pins") }, h(PinsTable, { rows: rowsOf("pins"), limit: 8 })),
     h(Card, { title: "Statements", extra: more("statements") }, h(Statements, { limit: 8 })),
-    h("div", { class: "columns" }, [
+    h("div", { class: "columns uneven" }, [
       h(Card, { title: "Recent errors", extra: more("errors") }, h(ErrorsTable, { rows: rowsOf("errors"), limit: 6 })),
-      h(Card, { title: "Last reload" }, h(Reload)),
+      h(Card, { title: "Last reload", extra: more("reload") }, h(Reload)),
     ]),
   ];
 }
@@ -394,7 +397,17 @@ export function ReloadPage() {
 }
 
 function Reload() {
-  return h(Empty, { text: "Not reloaded since the start." });
+  return h(Table, {
+    id: "reload",
+    rows: rowsOf("reload"),
+    rowKey: (row) => row.setting,
+    empty: "No reload has changed anything since the start.",
+    columns: [
+      column("Setting", (row) => row.setting, { kind: "text", cell: (row) => h("code", null, row.setting) }),
+      column("Before", (row) => row.before, { kind: "text", cell: (row) => row.before ?? h("span", { class: "muted" }, "not there") }),
+      column("Now", (row) => row.now, { kind: "text", cell: (row) => h("b", null, row.now ?? "removed") }),
+    ],
+  });
 }
 
 export function ClientsPage() {
