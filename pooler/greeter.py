@@ -116,7 +116,7 @@ class Greeter(DialogueProtocol[Login | CancelRequest]):
                 result.credential,
             )
         except PoolerError as error:
-            self._refuse(error.response(), CloseReason.LOGIN_FAILED, error.text)
+            self._refuse(error.response(), error.sqlstate, CloseReason.LOGIN_FAILED, error.text)
             return
         self.transport.set_protocol(client)  # type: ignore[arg-type]  # a protocol by shape
         client.pool.enter(client)
@@ -142,7 +142,7 @@ class Greeter(DialogueProtocol[Login | CancelRequest]):
         self._late = None
         self._done()
         response = build.error("FATAL", error.sqlstate, error.text)
-        self._refuse(response, CloseReason.LOGIN_FAILED, error.text, error.cause)
+        self._refuse(response, error.sqlstate, CloseReason.LOGIN_FAILED, error.text, error.cause)
 
     def connection_lost(self, error: BaseException | None) -> None:
         """A client that does not wait for its refusal has been refused all the same."""
@@ -162,16 +162,18 @@ class Greeter(DialogueProtocol[Login | CancelRequest]):
         self._late = None
         self.stop()
         self._done()
-        self._refuse(error.response(), reason, error.text)
+        self._refuse(error.response(), error.sqlstate, reason, error.text)
 
     def _too_slow(self) -> None:
         error = PoolerError(codes.PROTOCOL_VIOLATION, "client_login_timeout")
         self.turn_away(error, CloseReason.LOGIN_TIMEOUT)
 
-    def _refuse(self, response: bytes, reason: CloseReason, text: str, cause: str = "") -> None:
+    def _refuse(
+        self, response: bytes, sqlstate: str, reason: CloseReason, text: str, cause: str = ""
+    ) -> None:
         self.transport.write(response)
         self.transport.close()
-        self._service.refused(self._name, self._database, self._user, reason, text, cause)
+        self._service.refused(self._name, self._database, self._user, reason, text, cause, sqlstate)
 
     def _done(self) -> None:
         self._service.greeted(self)

@@ -11,6 +11,7 @@ import secrets
 import signal
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final, cast
 
@@ -33,6 +34,7 @@ from pooler.dialer import Dialer
 from pooler.greeter import Greeter
 from pooler.http import MetricsServer
 from pooler.listener import Listener
+from pooler.metrics import Tally
 from pooler.notify import notify, reloading
 from pooler.sockets import hung_up
 from pooler.throttle import Throttle
@@ -82,9 +84,7 @@ class Service(Edge):
         self._stop_wanted = asyncio.Event()
         self._stop_now = asyncio.Event()
         # counted
-        self.refusals = 0
-        self.reloads = 0
-        self.failed_reloads = 0
+        self.tally = Tally()
         self.last_changes: list[Change] = []
         self.periods = Periods(self.now())
         self.errors = Errors()
@@ -120,7 +120,9 @@ class Service(Edge):
         self.router.functions_changed(database)
 
     def client_opened(self, client: Client) -> None:
-        """Log it."""
+        """Count and log it."""
+        if not client.internal:
+            self.tally.open("client", client.transport.get_extra_info("tls"))
         if self.config.logging.log_connections and not client.internal:
             logs.event(logging.INFO, "client connected", **_client(client))
 
@@ -130,6 +132,7 @@ class Service(Edge):
         settings = self.config.logging
         if client.internal:
             return
+        self.tally.clients_closed[reason.value] += 1
         if not quiet:
             self.errors.note(
                 self.now(), "client closed", client.database, client.user, "", text or reason.value
@@ -145,12 +148,14 @@ class Service(Edge):
             )
 
     def server_opened(self, server: Server) -> None:
-        """Log it."""
+        """Count and log it."""
+        self.tally.open("server", server.transport.get_extra_info("tls"))
         if self.config.logging.log_connections:
             logs.event(logging.INFO, "server connected", **_server(server))
 
     def server_closed(self, server: Server, reason: CloseReason, text: str) -> None:
-        """Log it."""
+        """Count and log it."""
+        self.tally.servers_closed[reason.value] += 1
         if self.config.logging.log_disconnections:
             logs.event(
                 logging.INFO,
@@ -250,6 +255,8 @@ class Service(Edge):
         client = self.router.keys.find(request.pid, request.secret)
         if client is not None:
             client.pool.cancel_client(client)
+        else:
+            self.tally.unknown_cancels += 1
 
     def refused(
         self,
@@ -259,11 +266,12 @@ class Service(Edge):
         reason: CloseReason,
         text: str,
         cause: str,
+        sqlstate: str = "",
     ) -> None:
-        """Count and log a connection that did not become a client."""
-        self.refusals += 1
+        """Count and log a connection that did not become a client, and what it was told."""
+        self.tally.refuse(reason, sqlstate)
         if reason is not CloseReason.PEER_CLOSED:
-            self.errors.note(self.now(), "client refused", database, user, "", text)
+            self.errors.note(self.now(), "client refused", database, user, sqlstate, text)
         if self.config.logging.log_pooler_errors:
             logs.event(
                 logging.INFO if reason is CloseReason.PEER_CLOSED else logging.WARNING,
@@ -313,6 +321,7 @@ class Service(Edge):
             config=config.source,
         )
         self._apply(config)
+        self.tally.reloaded_at = _wall_clock()
         await self._listener.commit(config, self._listener.prepare(config))
         await self._metrics.open(config)
         self._report_addresses()
@@ -418,14 +427,14 @@ class Service(Edge):
         await self._listener.commit(config, bound)
         self._apply(config)
         logs.set_up(config.logging.format, config.logging.level)
-        self.reloads += 1
+        self.tally.reload(_wall_clock(), ok=True)
         self.last_changes = found
         logs.event(logging.INFO, "reloaded", changes=[str(change) for change in found])
         if bound or config.metrics.listen != before.metrics.listen:
             self._report_addresses()
 
     def _reload_failed(self, problems: list[str]) -> None:
-        self.failed_reloads += 1
+        self.tally.reload(_wall_clock(), ok=False)
         for problem in problems:
             self.errors.note(self.now(), "reload failed", "", "", "F0000", problem)
         logs.event(logging.ERROR, "reload failed", problems=problems)
@@ -492,6 +501,11 @@ async def _either(*events: asyncio.Event) -> None:
     finally:
         for task in tasks:
             task.cancel()
+
+
+def _wall_clock() -> float:
+    """Return the seconds since 1970, for people and Prometheus."""
+    return datetime.now(UTC).timestamp()
 
 
 def _client(client: Client) -> dict[str, object]:

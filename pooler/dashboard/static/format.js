@@ -6,11 +6,11 @@ const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const UNITS = ["", "k", "M", "G", "T", "P"];
 
 // Three digits that count: 0.25, 3.4, 27, 1.25k, 31.4M.
-export function short(value, step = 1000, units = UNITS) {
+export function short(value, units = UNITS) {
   if (value === null || value === undefined) return UNKNOWN;
   let unit = 0;
-  while (Math.abs(value) >= step * 0.9995 && unit < units.length - 1) {
-    value /= step;
+  while (Math.abs(value) >= 999.5 && unit < units.length - 1) {
+    value /= 1000;
     unit += 1;
   }
   return digits(value) + units[unit];
@@ -19,7 +19,7 @@ export function short(value, step = 1000, units = UNITS) {
 export const count = (value) =>
   value === null || value === undefined ? UNKNOWN : whole.format(value);
 
-export const bytes = (value) => short(value, 1024, [" B", " KiB", " MiB", " GiB", " TiB", " PiB"]);
+export const bytes = (value) => short(value, [" B", " kB", " MB", " GB", " TB", " PB"]);
 
 export const rate = (value) => (value === null || value === undefined ? UNKNOWN : `${short(value)}/s`);
 

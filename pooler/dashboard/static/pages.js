@@ -69,7 +69,7 @@ function Charts({ series, all }) {
           note: "per second",
           time,
           format: format.bytes,
-          top: 1024,
+          top: 1000,
           lines: [line("to clients", "sent", "active", { fill: true }), line("from clients", "received", "p99")],
         }),
   ]);
