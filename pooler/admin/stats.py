@@ -124,7 +124,8 @@ def _stats(service: "Service") -> Iterator[Row]:
 
 def _by_user(service: "Service") -> Iterator[Row]:
     for pool in list(service.router.pools.values()):
-        yield (pool.database, pool.user, *totals(pool), pool.counters.errors)
+        errors = sum(pool.counters.errors_by.values())
+        yield (pool.database, pool.user, *totals(pool), errors)
 
 
 _N: Final = len(MEASURES)

@@ -557,7 +557,7 @@ class Dashboard(Section):
     remote: bool = False
     """Serve it also where metrics.listen is no loopback address, to whoever can reach that."""
     login_to_look: bool = False
-    """Ask for name and password of one of admin.users also to look, not only to change something."""
+    """Ask for the password of one of admin.users also to look, not only to change something."""
     hosts: Texts = ()
     """Names under which browsers reach it, one or a list; localhost and addresses need none."""
     viewers: Positive = 20

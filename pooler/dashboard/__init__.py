@@ -1,4 +1,4 @@
-"""The dashboard: a page that shows what the pooler does, live, and the JSON API that it is made of."""
+"""The dashboard: a page that shows what the pooler does, live, and the JSON API it is made of."""
 
 from pooler.dashboard.site import Dashboard
 

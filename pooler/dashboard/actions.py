@@ -21,7 +21,7 @@ class Action:
     do: "Callable[..., Awaitable[str]]"
 
     async def run(self, service: "Service", user: str, arguments: Any) -> str:
-        """Do it for an administrator; return what happened, in words. WrongArguments, PoolerError."""
+        """Do it for an administrator; return what happened. WrongArguments, PoolerError."""
         if not isinstance(arguments, dict) or arguments.keys() != self.arguments.keys():
             raise WrongArguments(f"Arguments are {', '.join(self.arguments) or 'none'}.")
         for name, kind in self.arguments.items():

@@ -128,5 +128,3 @@ class Feed:
 def event(name: str, data: bytes) -> bytes:
     """Return an event as it is sent; the data is JSON, so it has no line breaks."""
     return b"event: %s\ndata: %s\n\n" % (name.encode(), data)
-
-

@@ -55,8 +55,8 @@ def shown(view: View, rows: Iterable[Row], total: int) -> dict[str, Any]:
 def selected(view: View, rows: list[Row], query: Mapping[str, str], limit: int) -> dict[str, Any]:
     """Return what a query asks for of a view; WrongQuery.
 
-    `limit` and `offset` count rows, `sort` names a column (`-` before it for falling), every other
-    name is a column that has to have that value.
+    `limit` and `offset` count rows, `sort` names a column (`-` before it for falling), `search` is
+    a part of any text in a row, every other name is a column that has to have that value.
     """
     names = [column.name for column in view.columns]
     places = {name: place for place, name in enumerate(names)}
@@ -68,6 +68,9 @@ def selected(view: View, rows: list[Row], query: Mapping[str, str], limit: int) 
             offset = _number(name, value)
         elif name == "sort":
             sort = value
+        elif name == "search":
+            part = value.lower()
+            rows = [row for row in rows if any(part in _text(cell).lower() for cell in row)]
         else:
             place = _place(view, places, name)
             rows = [row for row in rows if _text(row[place]) == value]
@@ -79,7 +82,9 @@ def selected(view: View, rows: list[Row], query: Mapping[str, str], limit: int) 
 
 def _place(view: View, places: Mapping[str, int], name: str) -> int:
     if name not in places:
-        raise WrongQuery(f"The view {view.name} has no column of that name; it has {', '.join(places)}.")
+        raise WrongQuery(
+            f"The view {view.name} has no column of that name; it has {', '.join(places)}."
+        )
     return places[name]
 
 

@@ -1,12 +1,12 @@
 """The dashboard's addresses: the page, its files, live events, views as JSON, and commands.
 
-    GET  /                      the page
-    GET  /static/...            its files
-    GET  /login                 asks for name and password, and leads back to the page
-    GET  /api/                  which views and commands there are, and who asks
-    GET  /api/events            server-sent events: `history` once, then a `frame` a second
-    GET  /api/VIEW              a view; see `looks.selected` for its parameters
-    POST /api/commands/COMMAND  does something, with a JSON object of arguments
+GET  /                      the page
+GET  /static/...            its files
+GET  /login                 asks for name and password, and leads back to the page
+GET  /api/                  which views and commands there are, and who asks
+GET  /api/events            server-sent events: `history` once, then a `frame` a second
+GET  /api/VIEW              a view; see `looks.selected` for its parameters
+POST /api/commands/COMMAND  does something, with a JSON object of arguments
 """
 
 import asyncio
@@ -76,9 +76,8 @@ class Dashboard:
     def _guarded(self, handler: Handler) -> Handler:
         async def guarded(request: web.Request) -> web.StreamResponse:
             try:
-                response = await self._refusal(request)
-                if response is None:
-                    response = await handler(request)
+                refusal = await self._refusal(request)
+                response = await handler(request) if refusal is None else refusal
             except (web.HTTPException, ConnectionError):
                 raise
             except Exception as error:

@@ -4,7 +4,7 @@ import { h, render } from "./vendor/preact.mjs";
 import * as pages from "./pages.js";
 import { UNKNOWN } from "./format.js";
 import { Act } from "./parts.js";
-import { about, changed, connect, rowsOf, store, subscribe } from "./store.js";
+import { about, changed, rowsOf, store, subscribe, watch } from "./store.js";
 
 const NAVIGATION = [
   ["", "Overview", pages.Overview],
@@ -138,4 +138,4 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
 });
 draw();
 await about();
-connect();
+watch();

@@ -2,6 +2,7 @@
 
 export const KEPT = 300; // samples of each pool, as many as the server keeps
 const AGAIN = 2000; // milliseconds after which what was fetched is fetched again
+const HIDDEN = 30000; // milliseconds that a page goes on watching while it is not seen
 
 export const store = {
   about: null, // of /api/
@@ -40,14 +41,35 @@ export const TOTAL = keyOf("", "");
 // -- live
 
 let source = null;
+let again = 0; // timer of the next attempt, or of the end in a hidden page
 
-export function connect() {
+// Watch while the page is looked at. A browser has few connections to one server, for all its
+// pages: one that is not seen gives its own back.
+export function watch() {
+  connect();
+  addEventListener("pagehide", disconnect);
+  addEventListener("pageshow", () => source ?? connect());
+  document.addEventListener("visibilitychange", () => {
+    clearTimeout(again);
+    if (document.hidden) again = setTimeout(disconnect, HIDDEN);
+    else if (source === null) connect();
+  });
+}
+
+function disconnect() {
+  clearTimeout(again);
+  source?.close();
+  source = null;
+}
+
+function connect() {
+  disconnect();
   source = new EventSource("/api/events");
   source.addEventListener("open", () => setLive("live"));
   source.addEventListener("error", () => {
     setLive("lost");
     // A browser gives up where the answer is no stream, as when there are too many viewers.
-    if (source.readyState === EventSource.CLOSED) setTimeout(connect, 5000);
+    if (source?.readyState === EventSource.CLOSED) again = setTimeout(connect, 5000);
   });
   source.addEventListener("history", (event) => {
     store.series.clear();
