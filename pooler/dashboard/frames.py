@@ -6,14 +6,12 @@ it is in the API.
 
 import json
 import time
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from typing import Any, Final
 
 from pooler import rates
 from pooler.admin import views
 from pooler.dashboard.looks import Looks, shown
-
-if TYPE_CHECKING:
-    from pooler.service import Service
 
 POOLS: Final = 100
 """Pools with points of their own: those where most waits or works; the others are in the total."""
@@ -30,8 +28,8 @@ SLOW: Final = 5
 class Frames:
     """Makes frames of the views of one pooler."""
 
-    def __init__(self, service: "Service", looks: Looks) -> None:
-        self._service = service
+    def __init__(self, looks: Looks, now: Callable[[], float]) -> None:
+        self._now = now
         self._looks = looks
         self._rates = rates.Rates()
         self._tables: dict[str, bytes] = {}
@@ -39,8 +37,8 @@ class Frames:
 
     async def frame(self) -> tuple[bytes, bytes]:
         """Return a frame's data, and its sample for charts."""
-        sample = self._sample()
-        changed = self._changed()
+        sample = await self._sample()
+        changed = await self._changed()
         self._frames += 1
         return b'{"sample":%s,"tables":%s}' % (sample, _object(changed)), sample
 
@@ -54,17 +52,17 @@ class Frames:
         self._looks.forget()
         self._frames = 0
 
-    def _sample(self) -> bytes:
+    async def _sample(self) -> bytes:
         looks = self._looks
-        found = [looks.dicts(views.VIEWS[name]) for name in rates.SOURCES]
-        points = self._rates.look(self._service.now(), *found)
+        found = [await looks.dicts(views.VIEWS[name]) for name in rates.SOURCES]
+        points = self._rates.look(self._now(), *found)
         total, pools = points[0], points[1:]
         if len(pools) > POOLS:
             pools = sorted(pools, key=_busy, reverse=True)[:POOLS]
         wall = round(time.time(), 3)  # noqa: TID251 - shown to people, compared with nothing
         return _json({"time": wall, "pools": len(points) - 1, "points": [total, *pools]})
 
-    def _changed(self) -> dict[str, bytes]:
+    async def _changed(self) -> dict[str, bytes]:
         """Return the tables that are not as they were."""
         changed: dict[str, bytes] = {}
         names = TABLES if self._frames % SLOW else (*TABLES, *SLOW_TABLES)
@@ -72,7 +70,7 @@ class Frames:
             view = views.VIEWS.get(name)
             if view is None:
                 continue
-            rows = self._looks.rows(view)
+            rows = await self._looks.rows(view)
             data = _json(shown(view, rows[:ROWS], len(rows)))
             if self._tables.get(name) != data:
                 changed[name] = self._tables[name] = data

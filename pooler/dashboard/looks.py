@@ -1,13 +1,13 @@
 """Views as JSON has them, each made at most once a second however many ask for it."""
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Final, TypeAlias
 
-from pooler.admin import views
-from pooler.admin.view import Row, View
+from pooler.admin.view import Row, Rows, View
 
-if TYPE_CHECKING:
-    from pooler.service import Service
+Source: TypeAlias = Callable[[str], Awaitable[Rows]]
+"""Gives the rows of a view by name, of one process or of several."""
 
 FRESH: Final = 0.9
 """Seconds that a look is good for: frames come once a second, and are of then."""
@@ -20,22 +20,24 @@ class WrongQuery(Exception):
 class Looks:
     """What has been looked at lately."""
 
-    def __init__(self, service: "Service") -> None:
-        self._service = service
-        self._rows: dict[str, tuple[float, list[Row]]] = {}
+    def __init__(self, source: Source, now: Callable[[], float]) -> None:
+        self._source = source
+        self._now = now
+        self._rows: dict[str, tuple[float, Rows]] = {}
+        self._looking = asyncio.Lock()
 
-    def rows(self, view: View) -> list[Row]:
+    async def rows(self, view: View) -> Rows:
         """Return all rows of a view."""
-        now = self._service.now()
-        at, rows = self._rows.get(view.name, (float("-inf"), []))
-        if now - at >= FRESH:
-            rows = list(views.rows(self._service, view.name))
-            self._rows[view.name] = now, rows
+        async with self._looking:
+            at, rows = self._rows.get(view.name, (float("-inf"), []))
+            if self._now() - at >= FRESH:
+                rows = await self._source(view.name)
+                self._rows[view.name] = self._now(), rows
         return rows
 
-    def dicts(self, view: View) -> list[dict[str, Any]]:
+    async def dicts(self, view: View) -> list[dict[str, Any]]:
         """Return all rows of a view, as mappings."""
-        return view.dicts(self.rows(view))
+        return view.dicts(await self.rows(view))
 
     def forget(self) -> None:
         """Let go of what is old by now."""

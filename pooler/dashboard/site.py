@@ -18,6 +18,7 @@ from aiohttp import web
 
 import pooler
 from pooler.admin import views
+from pooler.admin.view import Rows
 from pooler.core.errors import PoolerError
 from pooler.dashboard import guard
 from pooler.dashboard.access import Access, TooBusy
@@ -46,8 +47,9 @@ class Dashboard:
 
     def __init__(self, service: "Service") -> None:
         self._service = service
-        self._looks = Looks(service)
-        self._feed = Feed(Frames(service, self._looks), lambda error: service.bug(self, error))
+        self._looks = Looks(self._rows, service.now)
+        frames = Frames(self._looks, service.now)
+        self._feed = Feed(frames, lambda error: service.bug(self, error))
         self._access = Access(
             lambda: service.config, service.authenticator, service.throttle, service.now
         )
@@ -70,6 +72,9 @@ class Dashboard:
     def close(self) -> None:
         """Send the viewers away."""
         self._feed.close()
+
+    async def _rows(self, name: str) -> Rows:
+        return views.rows(self._service, name)
 
     # -- what stands before all of it
 
@@ -157,7 +162,7 @@ class Dashboard:
         if view is None:
             return _json({"error": "There is no such view."}, 404)
         try:
-            return _json(selected(view, self._looks.rows(view), request.query, PAGE))
+            return _json(selected(view, await self._looks.rows(view), request.query, PAGE))
         except WrongQuery as error:
             return _json({"error": str(error)}, 400)
 

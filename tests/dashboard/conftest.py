@@ -91,6 +91,12 @@ class Http:
                 yield name, json.loads(value)
 
 
+def logged(driver: webdriver.Chrome, kind: str) -> list[dict[str, Any]]:
+    """What the browser has logged since it was asked last."""
+    entries: list[dict[str, Any]] = driver.get_log(kind)  # type: ignore[no-untyped-call]
+    return entries
+
+
 def basic(user: str, password: str | None = None) -> str:
     """The Authorization header of a user, with the right password unless told otherwise."""
     text = f"{user}:{PASSWORDS[user] if password is None else password}"
@@ -146,8 +152,8 @@ def browser(chromium: webdriver.Chrome) -> Iterator[Callable[..., webdriver.Chro
 
     yield set_up
     chromium.get("about:blank")
-    chromium.get_log("browser")
-    chromium.get_log("performance")
+    logged(chromium, "browser")
+    logged(chromium, "performance")
 
 
 @pytest.fixture

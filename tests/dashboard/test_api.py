@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from pooler.admin.view import Row
 from pooler.admin.views import VIEWS
 from pooler.dashboard.looks import WrongQuery, selected
 from pooler.rates import POINT
@@ -20,7 +21,7 @@ LISTS = VIEWS["histograms"]  # database, user, kind, count, ...
 def rows(**query: str) -> list[tuple[object, ...]]:
     """What is selected of three rows, without the columns that are all the same."""
     width = len(LISTS.columns)
-    full = [(a, u, "wait", n, *[0] * (width - 4)) for a, u, n in ROWS]
+    full: list[Row] = [(a, u, "wait", n, *[0] * (width - 4)) for a, u, n in ROWS]
     return [(row[0], row[3]) for row in selected(LISTS, full, query, 1000)["rows"]]
 
 
@@ -45,7 +46,9 @@ def test_a_wrong_query_says_so(query: dict[str, str]) -> None:
 
 def test_values_of_any_kind_can_be_sorted() -> None:
     width = len(LISTS.columns) - 4
-    mixed = [("a", "u", "wait", value, *[0] * width) for value in (2, None, "x", 1.5, True)]
+    mixed: list[Row] = [
+        ("a", "u", "wait", value, *[0] * width) for value in (2, None, "x", 1.5, True)
+    ]
     found = selected(LISTS, mixed, {"sort": "count"}, 1000)["rows"]
     assert [row[3] for row in found] == [None, True, 1.5, 2, "x"]
 

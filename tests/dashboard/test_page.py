@@ -14,7 +14,7 @@ import pytest
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 
-from tests.dashboard.conftest import Http
+from tests.dashboard.conftest import Http, logged
 from tests.support.pooler import Pooler
 
 Browser = Callable[..., Chrome]
@@ -193,20 +193,20 @@ def test_it_asks_nobody_else_and_breaks_no_rule_of_its_own(
     dashboard: Pooler, web: Http, browser: Browser
 ) -> None:
     page = browser()
-    page.get_log("performance")
-    page.get_log("browser")
+    logged(page, "performance")
+    logged(page, "browser")
     with load(dashboard):
         for path in PAGES:
             show(page, web, path)
     asked = set()
-    for entry in page.get_log("performance"):
+    for entry in logged(page, "performance"):
         message = json.loads(entry["message"])["message"]
         if message["method"] == "Network.requestWillBeSent":
             asked.add(message["params"]["request"]["url"])
     ours = {url for url in asked if url.startswith(f"http://{web.netloc}/")}
     assert asked - ours - {"about:blank"} == set()
     assert f"http://{web.netloc}/api/events" in ours
-    assert [entry["message"] for entry in page.get_log("browser")] == []  # no violation, no error
+    assert [entry["message"] for entry in logged(page, "browser")] == []  # no violation, no error
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
