@@ -6,6 +6,7 @@ limit off; a setting of a database or a user that is None is taken from its sect
 need more than one setting are in `checks`, what a client's login resolves to is in `config`.
 """
 
+import os
 import re
 from enum import Enum
 from typing import Annotated, Any, Literal
@@ -549,6 +550,21 @@ class Metrics(Section):
         return parse_host_port(self.listen) if self.listen else None
 
 
+class Dashboard(Section):
+    """The page at / of the metrics address, and the JSON API under /api/."""
+
+    enabled: bool = True
+    """Serve it."""
+    remote: bool = False
+    """Serve it also where metrics.listen is no loopback address, to whoever can reach that."""
+    login_to_look: bool = False
+    """Ask for the password of one of admin.users also to look, not only to change something."""
+    hosts: Texts = ()
+    """Names under which browsers reach it, one or a list; localhost and addresses need none."""
+    viewers: Positive = 20
+    """Pages that are shown what happens at a time."""
+
+
 class Admin(Section):
     """The console: who may operate the pooler, and what is measured for it."""
 
@@ -575,9 +591,25 @@ class Logging(Section):
     """Log each error the pooler sends to a client."""
 
 
+def _workers(value: object) -> object:
+    return (len(os.sched_getaffinity(0)) or 1) if value == "auto" else value
+
+
+Workers = Annotated[
+    int,
+    BeforeValidator(_workers),
+    Field(ge=1, le=64),
+    WithJsonSchema(
+        {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 64}, {"const": "auto"}]}
+    ),
+]
+
+
 class Settings(Section):
     """Configuration of pooler, a PostgreSQL connection pooler."""
 
+    workers: Workers = 1
+    """Processes that serve clients, seen as one pooler; auto is one for each CPU."""
     listen: Listen = Listen()
     tcp: Tcp = Tcp()
     tls: Tls = Tls()
@@ -592,5 +624,6 @@ class Settings(Section):
     users: dict[str, User] = Field(default={})
     """Users by name."""
     metrics: Metrics = Metrics()
+    dashboard: Dashboard = Dashboard()
     admin: Admin = Admin()
     logging: Logging = Logging()
