@@ -27,6 +27,7 @@ from pooler.notify import notify, reloading
 from pooler.service import Load, either, problems_of
 from pooler.sockets import socket_address, tcp_sockets
 from pooler.watch import watch
+from pooler.workers.ears import Ears
 from pooler.workers.worker import Addresses
 
 TICK: Final = 0.1
@@ -76,6 +77,7 @@ class Supervisor:
         self.config = config
         self.count = self.config.workers
         self._budget = Budget(self._limits, self._tell_allotment)
+        self._ears = Ears(self._tell)
         self._workers: dict[int, Process] = {}
         self._sockets: dict[Address, list[list[socket.socket]]] = {}  # for each worker
         self._keepers: dict[int, asyncio.Task[None]] = {}
@@ -205,6 +207,7 @@ class Supervisor:
                 "gone": lambda database, user: self._gone(number, database, user),
                 "cancel": lambda pid, secret: self._tell_others(number, "cancel", pid, secret),
                 "doubt": lambda address: self._tell_others(number, "doubt", address),
+                **self._ears.handlers(number),
             },
             lambda: None,  # its process has ended, or is about to: `_keep` sees to it
         )
@@ -241,8 +244,14 @@ class Supervisor:
         self._workers.pop(worker.number, None)
         worker.channel.close()
         self._budget.left(worker.number)
+        self._ears.left(worker.number)
         for (database, user), count in worker.clients.items():
             self._count(database, user, -count)
+
+    def _tell(self, number: int, name: str, *arguments: Any) -> None:
+        worker = self._workers.get(number)
+        if worker is not None:
+            worker.channel.tell(name, *arguments)
 
     def _tell_others(self, number: int, name: str, *arguments: Any) -> None:
         for worker in self._workers.values():
@@ -310,14 +319,11 @@ class Supervisor:
         return (config.auth_route if kind == AUTH else config.resolve)(database, user)
 
     def _tell_allotment(self, number: int, name: PoolName, allotment: int, round_: int) -> None:
-        worker = self._workers.get(number)
-        if worker is not None:
-            worker.channel.tell("allot", name, allotment, round_)
+        self._tell(number, "allot", name, allotment, round_)
 
-    def _report(self, number: int, news: Iterable[tuple[list[str], int, int, int, float]]) -> None:
-        for key, answers, count, want, wait in news:
-            database, user, kind = key
-            self._budget.report(number, (database, user, kind), answers, Report(count, want, wait))
+    def _report(self, number: int, news: Iterable[tuple[Any, ...]]) -> None:
+        for (database, user, kind), answers, *report in news:
+            self._budget.report(number, (database, user, kind), answers, Report(*report))
 
     # -- clients
 

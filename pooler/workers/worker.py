@@ -9,16 +9,18 @@ import asyncio
 import os
 import socket
 from collections.abc import Awaitable, Coroutine, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from typing import Any, Final
 
 from pooler import logs
 from pooler.auth import Connection
 from pooler.channel import Channel, ChannelLost
 from pooler.config import Config, Settings
+from pooler.core.broadcast import Broadcast
 from pooler.core.client import Client
 from pooler.core.errors import ClientFault, CloseReason, PoolerError
 from pooler.core.limits import Allotment
+from pooler.core.pool import Pool
 from pooler.core.settings import Route
 from pooler.greeter import Greeter
 from pooler.listener import Address, Listener
@@ -49,6 +51,7 @@ class Worker(Service):
         self._listener = Listener(lambda: Greeter(self), self.bind, owner=False)
         self._allotments: dict[Key, Allotment] = {}
         self._reporting = False
+        self._asked: dict[Key, int] = {}  # of what pools' ears were last asked to listen to
         self._given: dict[Address, list[socket.socket]] = {}  # and not listened on yet
         self._may_listen = asyncio.Event()
         self._prepared: Prepared | None = None
@@ -62,6 +65,11 @@ class Worker(Service):
                 "discard": self._discard,
                 "cancel": self._cancel,
                 "doubt": self.throttle.failed,
+                "host": self._host,
+                "attend": self._attend,
+                "attending": self._attending,
+                "heard": self._heard,
+                "deaf": self._deaf,
                 "drain": self._stop_wanted.set,
                 "stop": self._stop_now.set,
             },
@@ -120,7 +128,7 @@ class Worker(Service):
         for key, allotment in list(self._allotments.items()):
             report = allotment.report()
             if report is not None:
-                news.append([key, allotment.round, report.count, report.want, report.wait])
+                news.append([key, allotment.round, *astuple(report)])
             elif allotment.forgotten:
                 del self._allotments[key]
         if news:
@@ -136,6 +144,56 @@ class Worker(Service):
         """Tell the budget how long clients have waited by now."""
         super().tick()
         self._report()
+
+    # -- one ear for all
+
+    def ear(self, pool: Pool) -> "FarEar":
+        """Return one that asks the supervisor; it may say that we are to have it."""
+        return FarEar(self._channel, pool.key)
+
+    def attending(self, pool: Pool, channels: frozenset[str]) -> None:
+        """Tell the others."""
+        self._channel.tell("attending", pool.key, sorted(channels), self._asked[pool.key])
+
+    def heard(self, pool: Pool, channel: str, body: bytes) -> None:
+        """Tell the others."""
+        self._channel.tell("heard", pool.key, channel, body.hex())
+
+    def deaf(self, pool: Pool) -> None:
+        """Tell the others."""
+        self._channel.tell("deaf", pool.key)
+
+    def _broadcast(self, key: list[str]) -> Broadcast | None:
+        pool = self.router.pools.get((key[0], key[1], key[2]))
+        return pool.broadcast if pool is not None else None
+
+    def _host(self, key: list[str]) -> None:
+        broadcast = self._broadcast(key)
+        if broadcast is None:
+            self._channel.tell("deaf", key)
+        else:
+            broadcast.host()
+
+    def _attend(self, key: list[str], channels: list[str], round_: int) -> None:
+        broadcast = self._broadcast(key)
+        if broadcast is not None:
+            self._asked[key[0], key[1], key[2]] = round_
+            broadcast.listen_for_others(frozenset(channels))
+
+    def _attending(self, key: list[str], channels: list[str]) -> None:
+        broadcast = self._broadcast(key)
+        if broadcast is not None:
+            broadcast.attending(frozenset(channels))
+
+    def _heard(self, key: list[str], body: str) -> None:
+        broadcast = self._broadcast(key)
+        if broadcast is not None:
+            broadcast.heard(bytes.fromhex(body))
+
+    def _deaf(self, key: list[str]) -> None:
+        broadcast = self._broadcast(key)
+        if broadcast is not None:
+            broadcast.lost()
 
     # -- clients
 
@@ -208,6 +266,33 @@ class Worker(Service):
             for sock in sockets:
                 sock.close()
         self._given.clear()
+
+
+class FarEar:
+    """Has the one worker listen that has the ear; that may come to be this one."""
+
+    def __init__(self, channel: Channel, key: Key) -> None:
+        self._channel = channel
+        self._key = key
+        self._told: frozenset[str] = frozenset()
+
+    @property
+    def waiting(self) -> None:
+        """Its client is not of this process."""
+        return None
+
+    def enter(self, pool: Pool) -> None:
+        """Nothing is to be done."""
+
+    def attend(self, channels: frozenset[str]) -> None:
+        """Tell the supervisor, if it is news."""
+        if channels != self._told:
+            self._told = channels
+            self._channel.tell("hear", self._key, sorted(channels))
+
+    def leave(self) -> None:
+        """As above."""
+        self.attend(frozenset())
 
 
 def portion(whole: int, number: int, workers: int) -> int:
