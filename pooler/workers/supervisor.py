@@ -207,6 +207,7 @@ class Supervisor:
                 "gone": lambda database, user: self._gone(number, database, user),
                 "cancel": lambda pid, secret: self._tell_others(number, "cancel", pid, secret),
                 "doubt": lambda address: self._tell_others(number, "doubt", address),
+                "others": lambda name, *arguments: self._ask_others(number, name, arguments),
                 **self._ears.handlers(number),
             },
             lambda: None,  # its process has ended, or is about to: `_keep` sees to it
@@ -257,6 +258,10 @@ class Supervisor:
         for worker in self._workers.values():
             if worker.number != number:
                 worker.channel.tell(name, *arguments)
+
+    async def _ask_others(self, number: int, name: str, arguments: Sequence[Any]) -> list[Any]:
+        """Return what the other workers answer."""
+        return await self._call_all(name, *arguments, but=number)
 
     # -- listening
 
@@ -413,9 +418,13 @@ class Supervisor:
             problems.update(dict.fromkeys(texts))
         return list(problems)
 
-    async def _call_all(self, name: str, *arguments: Any) -> list[Any]:
+    async def _call_all(self, name: str, *arguments: Any, but: int = -1) -> list[Any]:
         """Return what the workers answer; of those that have ended, nothing."""
-        calls = (worker.channel.call(name, *arguments) for worker in self._workers.values())
+        calls = [
+            worker.channel.call(name, *arguments)
+            for worker in self._workers.values()
+            if worker.ready.is_set() and worker.number != but
+        ]
         answers = await asyncio.gather(*calls, return_exceptions=True)
         lost = (ChannelLost, TimeoutError)
         for answer in answers:

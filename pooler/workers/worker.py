@@ -10,9 +10,12 @@ import os
 import socket
 from collections.abc import Awaitable, Coroutine, Sequence
 from dataclasses import astuple, replace
+from functools import partial
 from typing import Any, Final
 
 from pooler import logs
+from pooler.admin.view import Rows
+from pooler.admin.views import combined, own_rows
 from pooler.auth import Connection
 from pooler.channel import Channel, ChannelLost
 from pooler.config import Config, Settings
@@ -23,7 +26,9 @@ from pooler.core.limits import Allotment
 from pooler.core.pool import Pool
 from pooler.core.settings import Route
 from pooler.greeter import Greeter
+from pooler.http import MetricsServer
 from pooler.listener import Address, Listener
+from pooler.metrics import Snapshot, merge
 from pooler.service import Load, Prepared, ReloadRefused, Service
 from pooler.wire import codes
 from pooler.wire.parse import CancelRequest
@@ -65,6 +70,9 @@ class Worker(Service):
                 "discard": self._discard,
                 "cancel": self._cancel,
                 "doubt": self.throttle.failed,
+                "rows": partial(own_rows, self),
+                "figures": super().figures,
+                "obstacles": self.not_ready,
                 "host": self._host,
                 "attend": self._attend,
                 "attending": self._attending,
@@ -93,12 +101,16 @@ class Worker(Service):
         return self._given.pop(address, [])
 
     async def open(self, config: Config) -> None:
-        """Listen on what the supervisor has bound."""
+        """Listen on what the supervisor has bound; the first worker serves the metrics of all."""
         await self._may_listen.wait()
         await self._listener.commit(config, self._listener.prepare(config))
+        if not self.number:
+            await self._metrics.open(config)
+            self._report_metrics()
 
-    async def moved_metrics(self, config: Config) -> None:
-        """Serve none: the supervisor does, for all."""
+    async def moved_metrics(self, config: Config) -> MetricsServer | None:
+        """Return it for the first worker."""
+        return None if self.number else await super().moved_metrics(config)
 
     def duties(self) -> list[Coroutine[Any, Any, None]]:
         """Return nothing: the supervisor says when to reload."""
@@ -144,6 +156,31 @@ class Worker(Service):
         """Tell the budget how long clients have waited by now."""
         super().tick()
         self._report()
+
+    # -- what people see
+
+    async def rows(self, view: str) -> Rows:
+        """Return the rows of all workers as those of one pooler."""
+        parts = [[tuple(row) for row in part] for part in await self._ask_others("rows", view)]
+        return combined(view, [own_rows(self, view), *parts])
+
+    async def figures(self) -> Snapshot:
+        """Return those of all workers, added up."""
+        others = await self._ask_others("figures")
+        return merge([await super().figures(), *others], self.config.metrics.pool_limit)
+
+    async def obstacles(self) -> list[str]:
+        """Return those of any worker."""
+        found = [self.not_ready(), *await self._ask_others("obstacles")]
+        return list(dict.fromkeys(reason for reasons in found for reason in reasons))
+
+    async def _ask_others(self, name: str, *arguments: Any) -> list[Any]:
+        """Return what each other worker answers; of those that have ended, nothing."""
+        try:
+            answers: list[Any] = await self._channel.call("others", name, *arguments)
+        except (ChannelLost, TimeoutError):
+            return []
+        return answers
 
     # -- one ear for all
 
