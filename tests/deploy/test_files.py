@@ -75,7 +75,7 @@ def test_systemd_understands_the_unit(tmp_path: Path) -> None:
     unit.write_text(text)
     done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    command = ["systemd-analyze", "security", "--offline=true", "--threshold=20", unit]
+    command = ["systemd-analyze", "security", "--offline=true", "--threshold=20", str(unit)]
     done = subprocess.run(command, capture_output=True, text=True)
     if "unrecognized option" in done.stderr:
         pytest.skip("this systemd can not judge a unit by its file: its sandbox was not judged")

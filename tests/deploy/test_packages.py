@@ -23,7 +23,17 @@ ROOT = Path(__file__).parents[2]
 def built(folder: Path, *, compiled: bool) -> Path:
     """The wheel, made by pip as a user's would."""
     environment = {**clean_environment(), "POOLER_COMPILE": "yes" if compiled else "no"}
-    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "-q", "-w", folder, ROOT]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--no-deps",
+        "-q",
+        "-w",
+        str(folder),
+        str(ROOT),
+    ]
     subprocess.run(command, check=True, timeout=900, env=environment)
     (wheel,) = folder.glob("*.whl")
     return wheel
@@ -77,9 +87,7 @@ def test_the_sdist_has_what_a_build_needs(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("compiled", [False, True], ids=["pure", "compiled"])
-def test_a_wheel_in_a_fresh_environment(
-    compiled: bool, tmp_path: Path, postgres: Postgres
-) -> None:
+def test_a_wheel_in_a_fresh_environment(compiled: bool, tmp_path: Path, postgres: Postgres) -> None:
     """Built, installed with what it depends on, and a query through it. Takes the network."""
     wheel = built(tmp_path / "dist", compiled=compiled)
     assert wheel.name.endswith("none-any.whl") is not compiled
