@@ -58,7 +58,7 @@ class Pool:
 
     def __init__(
         self,
-        name: tuple[str, str],
+        key: tuple[str, str, str],
         target: Target,
         settings: PoolSettings,
         edge: "Edge",
@@ -70,7 +70,8 @@ class Pool:
         internal: bool = False,
     ) -> None:
         # for ever
-        self.database, self.user = name
+        self.key = key
+        self.database, self.user = key[:2]
         self.edge = edge
         self.keys = keys
         self.shelf = shelf
@@ -166,13 +167,18 @@ class Pool:
             count += is_waiting(client)
         return count
 
-    def use(self) -> tuple[int, float]:
-        """Return how many servers it has use for, and how long the first in line has waited."""
+    def use(self) -> tuple[int, int, float]:
+        """Return how many servers it has use for, how many of them are in use until their client
+        lets them go, and how long the first in line has waited."""
         settings = self.settings
         most = settings.pool_size + settings.reserve_pool_size
         need = len(self.working) - self.opening + self.count_waiting(most)
         least = 0 if self.ending is not None or self.unused else settings.min_pool_size
-        return min(max(need, least), most), self.oldest_wait()
+        fixed = 0
+        for server in self.working:
+            client = server.client
+            fixed += server.pins != 0 or (client is not None and client.internal)
+        return min(max(need, least), most), fixed, self.oldest_wait()
 
     def pins(self) -> Iterator[Pin]:
         """All servers that are kept by their clients, and why."""
