@@ -44,6 +44,9 @@ class Edge:
     def functions_changed(self, database: str) -> None:
         """Have the pools of this database, by the server's name, look at its functions again."""
 
+    def depart(self, client: "Client") -> None:
+        """Have a client, which is between two transactions, go on in another process."""
+
     # -- observations
 
     def client_opened(self, client: "Client") -> None:

@@ -109,6 +109,16 @@ class Names:
     def __len__(self) -> int:
         return len(self._names)
 
+    def items(self) -> Iterable[tuple[bytes, Statement]]:
+        """Return all names and what they stand for."""
+        return self._names.items()
+
+    def adopt(self, name: bytes, statement: Statement) -> None:
+        """Have a name of a client that comes from another process."""
+        self._registry.hold(statement)
+        self._names[name] = statement
+        self._bytes += len(statement.body)
+
     @property
     def any(self) -> bool:
         """True where there are names, or will be."""

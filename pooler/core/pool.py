@@ -48,6 +48,9 @@ if TYPE_CHECKING:
 LEAVE_LIMIT: Final = 5.0
 """Seconds a server has to end its session before we cut the connection."""
 
+LEND_AFTER: Final = 1.0
+"""Seconds for which another process waits for a place while we need all of ours, too."""
+
 MATCH_LIMIT: Final = 8
 """Idle servers looked at for one already set as the client wants."""
 
@@ -89,6 +92,10 @@ class Pool:
         self.idle: deque[Server] = deque()  # last in, first out: the left end is the least used
         self.working: dict[Server, None] = {}  # preparing, active, tidying
         self.leaving: dict[Server, None] = {}
+        # places, while another process has some of them
+        self.elsewhere = 0
+        self.owed = 0  # asked for by the other process
+        self.owed_since = 0.0
         self.supply = Supply(self)
         self.keeper = Keeper(self)
         self.broadcast = Broadcast(self)
@@ -454,8 +461,11 @@ class Pool:
             settings.server_lifetime * server.life
         ):
             return CloseReason.SERVER_LIFETIME
-        if self.total - len(self.leaving) > settings.pool_size + settings.reserve_pool_size:
+        most = settings.pool_size + settings.reserve_pool_size - self.elsewhere
+        if self.total - len(self.leaving) > most:
             return CloseReason.SHRUNK
+        if self.owed and self._owes_place(now):
+            return CloseReason.MOVED
         oldest = self.waiting[0].waiting_since if self.someone_waits() else now
         for gauge in self.gauges:
             if gauge.limit and gauge.count - gauge.leaving > gauge.limit:
@@ -463,6 +473,33 @@ class Pool:
             if gauge.owes_older(self, oldest):
                 return CloseReason.EVICTED
         return None
+
+    def _owes_place(self, now: float) -> bool:
+        """Return whether another process is to have the place of a free server."""
+        if len(self.leaving) >= self.owed:
+            return False
+        return (
+            not self.someone_waits()
+            or self.total > max(1, self.settings.pool_size // 2)
+            or now - self.owed_since >= LEND_AFTER
+        )
+
+    def owe(self, places: int) -> None:
+        """Give up so many servers, when they are free, for another process."""
+        if places and not self.owed:
+            self.owed_since = self.edge.now()
+        self.owed = places
+        self.retire_idle()
+
+    def lend(self, places: int) -> None:
+        """Note how many places another process has, under every limit that is ours to keep."""
+        change = places - self.elsewhere
+        self.elsewhere = places
+        for gauge in self.gauges:
+            gauge.count += max(change, 0)
+            for _ in range(-change):
+                gauge.freed()
+        self.wake()
 
     def add(self, server: Server) -> None:
         """Take in a new server, which is about to run its opening chore."""
@@ -582,18 +619,10 @@ class Pool:
 
     def client_gone(self, client: Client, reason: CloseReason, text: str) -> None:
         """A client has closed: what its server does is not wanted any more."""
-        now = self.edge.now()
-        del self.clients[client]
-        client.next_pool = None
-        self.keys.forget(client.pid)
-        for gauge in client.gauges:
-            gauge.count -= 1
-        self.used_at = now
-        self.lingering.append((now + LEAVE_LIMIT, client))
+        self.lingering.append((self.edge.now() + LEAVE_LIMIT, client))
         self.edge.client_closed(client, reason, text)
         self.keeper.forget(client)
-        self.broadcast.unlisten(client)
-        client.names.clear()
+        self.forget(client)
         server = client.server
         if server is None:
             return
@@ -608,6 +637,30 @@ class Pool:
             self.close(server, CloseReason.SINGLE_USE if self.single_use else CloseReason.NOT_TIDY)
         else:
             self.tidy(server, client.mode, reason)
+
+    def forget(self, client: Client) -> None:
+        """Have nothing more to do with a client: it has gone, or is another process's."""
+        self.clients.pop(client, None)
+        client.next_pool = None
+        self.keys.forget(client.pid)
+        for gauge in client.gauges:
+            gauge.count -= 1
+        self.used_at = self.edge.now()
+        self.broadcast.unlisten(client)
+        client.names.clear()
+
+    def depart(self, client: Client) -> None:
+        """Let go of a client at rest, which another process will serve."""
+        if is_waiting(client):
+            self.waiting.remove(client)
+        client.depart()
+        self.forget(client)
+
+    def resume(self, client: Client) -> None:
+        """Serve a client that another process has greeted."""
+        self.clients[client] = None
+        self.used_at = self.edge.now()
+        client.rest()
 
     def close(self, server: Server, reason: CloseReason, text: str = "") -> None:
         """Have a server leave; its place is free when its connection has ended."""
@@ -726,11 +779,17 @@ class Pool:
         self.retire_idle()
 
     def hand_over(self, client: Client, other: "Pool") -> None:
-        """Have another pool serve this client, from its next transaction on."""
+        """Have another pool serve this client, from its next transaction on.
+
+        With the pool that it has, another process is to serve it.
+        """
         if client.server is not None or client.asked is not None:
             client.next_pool = other
             return
         client.next_pool = None
+        if other is self:
+            self.edge.depart(client)
+            return
         del self.clients[client]
         other.clients[client] = None
         client.pool = other
@@ -742,7 +801,7 @@ class Pool:
     @property
     def empty(self) -> bool:
         """True when nothing is left of it but its counters."""
-        return not (self.total or self.clients)
+        return not (self.total or self.clients or self.elsewhere)
 
     def vacate(self) -> None:
         """Give up the idle servers: PostgreSQL waits some seconds for them to have left."""

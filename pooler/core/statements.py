@@ -92,8 +92,11 @@ class Registry:
     def __len__(self) -> int:
         return len(self._statements)
 
-    def find(self, body: bytes, wants: session.Settings) -> Statement:
-        """Return the one statement of this text under these settings; `hold` it."""
+    def find(self, body: bytes, wants: session.Settings, *, retired: bool = False) -> Statement:
+        """Return the one statement of this text under these settings; `hold` it.
+
+        With `retired`, another that is so already.
+        """
         plan = self._shelf.shared(
             {
                 name: value
@@ -102,11 +105,13 @@ class Registry:
             }
         )
         found = self._statements.get((body, id(plan)))
-        if found is None:
+        if found is None or retired:
             self._named += 1
             name = PREFIX + str(self._named).encode()
             found = Statement(name, body, (body, plan))
-            self._statements[body, id(plan)] = found
+            found.retired = retired
+            if not retired:
+                self._statements[body, id(plan)] = found
         return found
 
     def hold(self, statement: Statement) -> None:
