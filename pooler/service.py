@@ -16,6 +16,8 @@ from typing import Final, cast
 
 import pooler
 from pooler import logs
+from pooler.admin.errors import Errors
+from pooler.admin.stats import Periods
 from pooler.auth import Authenticator, Connection
 from pooler.authquery import AuthQuery
 from pooler.config import Change, Config, ConfigError, changes
@@ -84,6 +86,8 @@ class Service(Edge):
         self.reloads = 0
         self.failed_reloads = 0
         self.last_changes: list[Change] = []
+        self.periods = Periods(self.now())
+        self.errors = Errors()
 
     # -- the core's edge
 
@@ -126,6 +130,10 @@ class Service(Edge):
         settings = self.config.logging
         if client.internal:
             return
+        if not quiet:
+            self.errors.note(
+                self.now(), "client closed", client.database, client.user, "", text or reason.value
+            )
         if settings.log_disconnections if quiet else settings.log_pooler_errors:
             logs.event(
                 logging.INFO if quiet else logging.WARNING,
@@ -157,6 +165,14 @@ class Service(Edge):
         """Log it; a password that the server refuses may have changed."""
         if error.sqlstate == codes.INVALID_PASSWORD:
             self.authquery.doubt(pool.database, pool.user)
+        self.errors.note(
+            self.now(),
+            "server connection failed",
+            pool.database,
+            pool.user,
+            error.sqlstate,
+            f"{host}: {error}",
+        )
         if self.config.logging.log_pooler_errors:
             logs.event(
                 logging.WARNING,
@@ -182,12 +198,16 @@ class Service(Edge):
 
     def leaked(self, server: Server, names: tuple[str, ...]) -> None:
         """Log what it was, without values."""
+        pool = server.pool
+        words = f"session state leaked: {', '.join(names)}"
+        self.errors.note(self.now(), "session state leaked", pool.database, pool.user, "", words)
         logs.event(
             logging.WARNING, "session state leaked", **_server(server), names=", ".join(names)
         )
 
     def catalog_failed(self, pool: Pool, text: str) -> None:
         """Log it."""
+        self.errors.note(self.now(), "catalog not read", pool.database, pool.user, "", text)
         logs.event(
             logging.WARNING,
             "catalog not read",
@@ -198,6 +218,7 @@ class Service(Edge):
 
     def bug(self, where: object, error: BaseException) -> None:
         """Log our own mistake, with its traceback."""
+        self.errors.note(self.now(), "bug", "", "", "XX000", f"{where!r}: {error!r}")
         logs.LOGGER.error("bug", exc_info=error, extra={"fields": {"where": repr(where)}})
 
     # -- for greeters
@@ -209,6 +230,11 @@ class Service(Edge):
             return False
         self._greeters.add(greeter)
         return True
+
+    @property
+    def logging_in(self) -> int:
+        """Connections in the middle of their login."""
+        return len(self._greeters)
 
     def greeted(self, greeter: Greeter) -> None:
         """The login is over, one way or the other."""
@@ -236,6 +262,8 @@ class Service(Edge):
     ) -> None:
         """Count and log a connection that did not become a client."""
         self.refusals += 1
+        if reason is not CloseReason.PEER_CLOSED:
+            self.errors.note(self.now(), "client refused", database, user, "", text)
         if self.config.logging.log_pooler_errors:
             logs.event(
                 logging.INFO if reason is CloseReason.PEER_CLOSED else logging.WARNING,
@@ -262,6 +290,15 @@ class Service(Edge):
 
     # -- life
 
+    @property
+    def listening(self) -> list[str]:
+        """Where clients can connect to."""
+        return self._listener.addresses
+
+    def stop(self) -> None:
+        """Let clients finish their transactions, then end; the second time, end at once."""
+        (self._stop_now if self._stop_wanted.is_set() else self._stop_wanted).set()
+
     async def run(self) -> None:
         """Serve until told to stop; OSError when an address cannot be had."""
         loop = asyncio.get_running_loop()
@@ -280,7 +317,7 @@ class Service(Edge):
         await self._metrics.open(config)
         self._report_addresses()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop_asked)
+            loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGQUIT, self._stop_now.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
         tasks = [
@@ -310,9 +347,6 @@ class Service(Edge):
         transport = context.get("transport")
         if transport is not None:
             cast(asyncio.Transport, transport).abort()
-
-    def _stop_asked(self) -> None:
-        (self._stop_now if self._stop_wanted.is_set() else self._stop_wanted).set()
 
     def _apply(self, config: Config) -> None:
         """Have the core go by `config`, and warm up the pools whose user is known."""
@@ -348,6 +382,8 @@ class Service(Edge):
                     overdue.enforce_client_idle(pool)
             if ticks % SECOND == 0:
                 self.router.prune()
+                period = self.config.admin.stats_period
+                self.periods.tick(self.now(), period, self.router.pools.values())
 
     # -- reload
 
@@ -390,6 +426,8 @@ class Service(Edge):
 
     def _reload_failed(self, problems: list[str]) -> None:
         self.failed_reloads += 1
+        for problem in problems:
+            self.errors.note(self.now(), "reload failed", "", "", "F0000", problem)
         logs.event(logging.ERROR, "reload failed", problems=problems)
 
     async def _move_metrics(self, config: Config) -> None:

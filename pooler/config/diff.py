@@ -76,14 +76,14 @@ def _differences(path: str, old: object, new: object) -> Iterator[Change]:
     elif old != new and _is_list_of_mappings(old, new):
         yield _changed(path)
     elif old != new:
-        yield Change(path, _text(old), _text(new))
+        yield Change(path, written(old), written(new))
 
 
 def _is_list_of_mappings(*values: object) -> bool:
     return any(isinstance(value, tuple) and isinstance((*value, "")[0], dict) for value in values)
 
 
-def _text(value: object) -> str | None:
+def written(value: object) -> str | None:
     """A value as the file would have it; a whole database or user has none."""
     match value:
         case _ if value is _ABSENT:

@@ -547,6 +547,17 @@ class Metrics(Section):
         return parse_host_port(self.listen) if self.listen else None
 
 
+class Admin(Section):
+    """The console: who may operate the pooler, and what is measured for it."""
+
+    users: Texts = ()
+    """Users who may give every command, one or a list."""
+    stats_users: Texts = ()
+    """Users who may look, and change nothing."""
+    stats_period: Duration = 60.0
+    """Period of the averages."""
+
+
 class Logging(Section):
     """What is logged, and how."""
 
@@ -579,4 +590,5 @@ class Settings(Section):
     users: dict[str, User] = Field(default={})
     """Users by name."""
     metrics: Metrics = Metrics()
+    admin: Admin = Admin()
     logging: Logging = Logging()

@@ -25,4 +25,8 @@ class Counters:
         self.scans = 0  # of the catalog, for functions that hide session state
         self.changes = 0  # servers set as their next client wants
         self.refusals = 0  # statements refused by policy
+        self.logins = 0  # clients that logged in
+        self.parses = 0  # Parse messages of clients
+        self.server_parses = 0  # of these, those that a server was sent
+        self.binds = 0  # Bind messages of clients
         self.leaks = 0  # names of what a session held and should not have

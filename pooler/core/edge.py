@@ -10,6 +10,7 @@ from pooler.core.errors import CloseReason, ServerFault
 
 if TYPE_CHECKING:
     from pooler.core.client import Client
+    from pooler.core.limits import Allotment
     from pooler.core.pins import Pin
     from pooler.core.pool import Pool
     from pooler.core.server import Server
@@ -37,6 +38,13 @@ class Edge:
     def hung_up(self, client: "Client") -> bool:
         """Return whether a client from which nothing is read now has gone."""
         return False
+
+    def allotment(self, pool: tuple[str, str, str]) -> "Allotment | None":
+        """Return what limits this pool's servers beside its own settings, None if nothing does."""
+        return None
+
+    def short(self, allotment: "Allotment") -> None:
+        """Tell the budget soon what has become of an allotment: it is too small, or has a place."""
 
     def vacate(self, databases: frozenset[str]) -> None:
         """Have the idle servers of these databases leave: somebody is about to change them."""

@@ -8,6 +8,8 @@ stands in line (`hungry`) for the place that this frees.
 from collections import deque
 from typing import TYPE_CHECKING
 
+from pooler.core.budget import Report
+
 if TYPE_CHECKING:
     from pooler.core.pool import Pool
 
@@ -88,4 +90,73 @@ class ServerGauge(Gauge):
         pool = self._next()
         if pool is not None and not self.full:
             self.hungry.popleft()
+            pool.wake()
+
+
+class Allotment(ServerGauge):
+    """What this worker may have of one pool, where several workers have one budget.
+
+    As long as there is a pool, the budget hears what it has and wants whenever that changes.
+    """
+
+    __slots__ = ("_told", "_waited", "round")
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.round = 0  # of the allotment that is in force
+        self._told = (0, 0)
+        self._waited = False
+
+    @property
+    def full(self) -> bool:
+        """True when no more may be opened; that none is allowed is no exception."""
+        return self.count >= self.limit
+
+    @property
+    def over(self) -> bool:
+        """True when a server has to be given up."""
+        return self.count - self.leaving > self.limit
+
+    def allot(self, limit: int, round_: int) -> None:
+        """Go by another allotment: give up what is idle and above it, or open what is wanted."""
+        self.limit = limit
+        self.round = round_
+        for pool in self.pools:
+            while self.over and pool.idle:
+                pool.give_up_oldest()
+            pool.wake()
+
+    def report(self) -> Report | None:
+        """Return what the budget does not know yet, None if that is nothing."""
+        want, wait = self.pools[0].use() if self.pools else (0, 0.0)
+        told = (self.count, want)
+        if told == self._told and not wait and not self._waited:
+            return None
+        self._told = told
+        self._waited = wait > 0.0
+        return Report(self.count, want, wait)
+
+    @property
+    def forgotten(self) -> bool:
+        """True when nobody needs it any more."""
+        return not (self.pools or self.count or self.limit)
+
+    def make_room(self, pool: "Pool") -> None:
+        """Ask for more."""
+        pool.edge.short(self)
+
+    def share(self) -> None:
+        """Give up a server that has become idle, if there is one too many."""
+        if self.over:
+            self.pools[0].give_up_oldest()
+
+    def owes_older(self, pool: "Pool", since: float) -> bool:
+        """Return whether a server has to be given up, whoever waits."""
+        return self.over
+
+    def freed(self) -> None:
+        """Note a connection gone; the budget may want its place."""
+        self.count -= 1
+        for pool in self.pools:
+            pool.edge.short(self)
             pool.wake()

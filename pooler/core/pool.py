@@ -172,6 +172,14 @@ class Pool:
             count += is_waiting(client)
         return count
 
+    def use(self) -> tuple[int, float]:
+        """Return how many servers it has use for, and how long the first in line has waited."""
+        settings = self.settings
+        most = settings.pool_size + settings.reserve_pool_size
+        need = len(self.working) - self.opening + self.count_waiting(most)
+        least = 0 if self.ending is not None or self.unused else settings.min_pool_size
+        return min(max(need, least), most), self.oldest_wait()
+
     def pins(self) -> Iterator[Pin]:
         """All servers that are kept by their clients, and why."""
         return iter(self.keeper.pins)

@@ -14,6 +14,7 @@ from pooler.core import session
 from pooler.core.cancel import CancelKeys
 from pooler.core.client import Client
 from pooler.core.errors import ClientFault, CloseReason, PoolerError
+from pooler.core.holds import Holds
 from pooler.core.limits import Gauge, ServerGauge
 from pooler.core.peer import Transport
 from pooler.core.pool import Pool
@@ -44,6 +45,7 @@ class Router:
         self.pools: dict[Key, Pool] = {}
         self.clients = Gauge("clients")
         self.servers = ServerGauge("servers")
+        self.holds = Holds()
         self._resolve: Resolve = _nowhere
         self._resolve_auth: Resolve = _nowhere
         self._client_gauges: dict[tuple[str, str], Gauge] = {}
@@ -138,6 +140,7 @@ class Router:
         key = (route.database, route.target.user, replication)
         pool = self.pools.get(key)
         if pool is None:
+            allotment = self.edge.allotment(key)
             pool = self.pools[key] = Pool(
                 (route.database, route.target.user),
                 _target(route, replication),
@@ -153,6 +156,7 @@ class Router:
                     self._server_gauge(
                         "user", route.target.user, route.pool.max_user_server_connections
                     ),
+                    *(() if allotment is None else (allotment,)),
                 ),
                 single_use=replication not in ("", AUTH),
                 internal=replication == AUTH,
@@ -305,6 +309,7 @@ class Router:
         )
         for gauge in gauges:
             gauge.count += 1
+        pool.counters.logins += 1
         return client
 
     # -- the end

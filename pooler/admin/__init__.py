@@ -1,0 +1,1 @@
+"""Operating a running pooler: what people see of it (views), and what they do to it (commands)."""
