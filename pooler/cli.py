@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import resource
+import socket
 import sys
 from collections.abc import Sequence
 from typing import Final
@@ -16,6 +17,8 @@ import uvloop
 import pooler
 from pooler.config import Config, ConfigError, Overrides, json_schema, load
 from pooler.service import Service
+from pooler.workers.supervisor import Supervisor
+from pooler.workers.worker import Worker
 
 FAILED: Final = 1
 MISUSED: Final = 2
@@ -29,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not given or (given[0] not in (*commands, "-h", "--help", "--version")):
         given.insert(0, "run")
     options = parser.parse_args(given)
+    options.given = given
     try:
         status: int = options.command(options)
     except ConfigError as error:
@@ -53,6 +57,7 @@ def _parser() -> tuple[argparse.ArgumentParser, tuple[str, ...]]:
 
     run = commands.add_parser("run", help="serve in the foreground (the default command)")
     _add_configuration(run)
+    run.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)  # what a supervisor says
     run.set_defaults(command=_run)
 
     check = commands.add_parser("check", help="check a configuration file, and do nothing else")
@@ -88,15 +93,27 @@ def _load(options: argparse.Namespace) -> Config:
 def _run(options: argparse.Namespace) -> int:
     _raise_file_limit()
     try:
-        uvloop.run(_serve(options))
+        status: int = uvloop.run(_serve(options))
     except OSError as error:
         print(f"pooler: {error}", file=sys.stderr)
         return FAILED
+    return status
+
+
+async def _serve(options: argparse.Namespace) -> int:
+    def read() -> Config:
+        return _load(options)
+
+    if options.worker is not None:
+        number, workers = options.worker[0].split("/")
+        channel = socket.socket(fileno=int(options.worker[1]))
+        await Worker(read, int(number), int(workers), channel).run()
+    elif read().workers > 1:
+        command = (sys.executable, "-m", "pooler", *options.given, "--worker")
+        return await Supervisor(read, command).run()
+    else:
+        await Service(read).run()
     return 0
-
-
-async def _serve(options: argparse.Namespace) -> None:
-    await Service(lambda: _load(options)).run()
 
 
 def _raise_file_limit() -> None:
