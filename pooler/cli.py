@@ -16,7 +16,9 @@ import uvloop
 
 import pooler
 from pooler.config import Config, ConfigError, Overrides, json_schema, load
-from pooler.service import Service
+from pooler.handover import VARIABLE
+from pooler.handover.taker import Taker
+from pooler.service import Service, problems_of
 from pooler.workers.supervisor import Supervisor
 from pooler.workers.worker import Worker
 
@@ -108,11 +110,22 @@ async def _serve(options: argparse.Namespace) -> int:
         number, workers = options.worker[0].split("/")
         channel = socket.socket(fileno=int(options.worker[1]))
         await Worker(read, int(number), int(workers), channel).run()
-    elif read().workers > 1:
+        return 0
+    file = os.environ.pop(VARIABLE, "")
+    taker = Taker(socket.socket(fileno=int(file))) if file else None
+    try:
+        config = read()
+        if config.workers > 1 and taker is not None:
+            raise OSError("a pooler with several workers cannot take over: restart it")
+        service = Service(read, taker) if config.workers == 1 else None
+    except (ConfigError, OSError) as error:
+        if taker is not None:
+            await taker.refuse("; ".join(problems_of(error)))
+        raise
+    if service is None:
         command = (sys.executable, "-m", "pooler", *options.given, "--worker")
         return await Supervisor(read, command).run()
-    else:
-        await Service(read).run()
+    await service.run()
     return 0
 
 

@@ -115,6 +115,16 @@ def tcp_sockets(host: str, port: int, *, reuse_port: bool) -> list[socket.socket
     return sockets
 
 
+def set_access(path: str, mode: int, group: str) -> None:
+    """Set who may connect to a unix socket; OSError."""
+    if group:
+        try:
+            os.chown(path, -1, grp.getgrnam(group).gr_gid)
+        except KeyError:
+            raise OSError(errno.EINVAL, f"no such group: {group}", path) from None
+    os.chmod(path, mode)
+
+
 def unix_socket(directory: str, port: int, mode: int, group: str) -> socket.socket:
     """Return a bound unix socket at PostgreSQL's name in `directory`; OSError.
 
@@ -139,12 +149,7 @@ def unix_socket(directory: str, port: int, mode: int, group: str) -> socket.sock
             sock.bind(path)
         finally:
             os.umask(before)
-        if group:
-            try:
-                os.chown(path, -1, grp.getgrnam(group).gr_gid)
-            except KeyError:
-                raise OSError(errno.EINVAL, f"no such group: {group}", path) from None
-        os.chmod(path, mode)
+        set_access(path, mode, group)
         sock.setblocking(False)
     except BaseException:
         sock.close()

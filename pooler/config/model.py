@@ -559,6 +559,15 @@ class Admin(Section):
     """Period of the averages."""
 
 
+class Upgrade(Section):
+    """The replacement of the running process by a new one that nobody notices."""
+
+    timeout: Duration = 3600.0
+    """Time that clients who cannot move (TLS, session mode, pins) may stay with the old process."""
+    socket: str = ""
+    """Unix socket on which `pooler upgrade` asks for it, for the same user only; "" for none."""
+
+
 class Logging(Section):
     """What is logged, and how."""
 
@@ -608,4 +617,5 @@ class Settings(Section):
     """Users by name."""
     metrics: Metrics = Metrics()
     admin: Admin = Admin()
+    upgrade: Upgrade = Upgrade()
     logging: Logging = Logging()

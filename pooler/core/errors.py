@@ -103,4 +103,3 @@ class CloseReason(Enum):
     CANCEL_UNANSWERED = "cancel_wait_timeout"
     SINGLE_USE = "not reusable"
     POOL_IDLE = "pool_idle_timeout"
-    MOVED = "given up for another process"

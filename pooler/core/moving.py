@@ -4,8 +4,8 @@
 the same client of it, in another process or, when that is gone, in this one. Only a client at rest
 can be packed: it has no server, nothing is half sent in either direction, and nothing is due to it.
 
-Prepared statements are many clients' and long, so each is packed once, under a number. What follows
-from their texts (hints) is not packed but found again: it may mean another thing in another version.
+Prepared statements are many clients' and long, so each is packed once, under a number. What their
+texts hint at is not packed but found again: another version may know better.
 """
 
 from collections.abc import Mapping

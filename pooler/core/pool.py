@@ -48,9 +48,6 @@ if TYPE_CHECKING:
 LEAVE_LIMIT: Final = 5.0
 """Seconds a server has to end its session before we cut the connection."""
 
-LEND_AFTER: Final = 1.0
-"""Seconds for which another process waits for a place while we need all of ours, too."""
-
 MATCH_LIMIT: Final = 8
 """Idle servers looked at for one already set as the client wants."""
 
@@ -92,10 +89,6 @@ class Pool:
         self.idle: deque[Server] = deque()  # last in, first out: the left end is the least used
         self.working: dict[Server, None] = {}  # preparing, active, tidying
         self.leaving: dict[Server, None] = {}
-        # places, while another process has some of them
-        self.elsewhere = 0
-        self.owed = 0  # asked for by the other process
-        self.owed_since = 0.0
         self.supply = Supply(self)
         self.keeper = Keeper(self)
         self.broadcast = Broadcast(self)
@@ -469,11 +462,8 @@ class Pool:
             settings.server_lifetime * server.life
         ):
             return CloseReason.SERVER_LIFETIME
-        most = settings.pool_size + settings.reserve_pool_size - self.elsewhere
-        if self.total - len(self.leaving) > most:
+        if self.total - len(self.leaving) > settings.pool_size + settings.reserve_pool_size:
             return CloseReason.SHRUNK
-        if self.owed and self._owes_place(now):
-            return CloseReason.MOVED
         oldest = self.waiting[0].waiting_since if self.someone_waits() else now
         for gauge in self.gauges:
             if gauge.limit and gauge.count - gauge.leaving > gauge.limit:
@@ -482,31 +472,17 @@ class Pool:
                 return CloseReason.EVICTED
         return None
 
-    def _owes_place(self, now: float) -> bool:
-        """Return whether another process is to have the place of a free server."""
-        if len(self.leaving) >= self.owed:
-            return False
-        return (
-            not self.someone_waits()
-            or self.total > max(1, self.settings.pool_size // 2)
-            or now - self.owed_since >= LEND_AFTER
-        )
+    def limit_by(self, gauge: "ServerGauge") -> None:
+        """Go by one limit more, which counts what there is already."""
+        gauge.pools.append(self)
+        gauge.count += self.total
+        gauge.leaving += len(self.leaving)
+        self.gauges = (*self.gauges, gauge)
 
-    def owe(self, places: int) -> None:
-        """Give up so many servers, when they are free, for another process."""
-        if places and not self.owed:
-            self.owed_since = self.edge.now()
-        self.owed = places
-        self.retire_idle()
-
-    def lend(self, places: int) -> None:
-        """Note how many places another process has, under every limit that is ours to keep."""
-        change = places - self.elsewhere
-        self.elsewhere = places
-        for gauge in self.gauges:
-            gauge.count += max(change, 0)
-            for _ in range(-change):
-                gauge.freed()
+    def unlimit(self, gauge: "ServerGauge") -> None:
+        """Go by that limit no longer."""
+        gauge.pools.remove(self)
+        self.gauges = tuple(other for other in self.gauges if other is not gauge)
         self.wake()
 
     def add(self, server: Server) -> None:
@@ -809,7 +785,7 @@ class Pool:
     @property
     def empty(self) -> bool:
         """True when nothing is left of it but its counters."""
-        return not (self.total or self.clients or self.elsewhere)
+        return not (self.total or self.clients)
 
     def vacate(self) -> None:
         """Give up the idle servers: PostgreSQL waits some seconds for them to have left."""

@@ -170,6 +170,15 @@ class Router:
             pool.wake()
         return pool
 
+    def pool_named(self, key: Key) -> Pool | None:
+        """Return the pool of this name, made now if there is none; None: it has no route."""
+        pool = self.pools.get(key)
+        if pool is None:
+            route = self._route_of(key)
+            if route is not None and route.target.user == key[1]:
+                pool = self.pool(route, key[2])
+        return pool
+
     def vacate(self, databases: frozenset[str]) -> None:
         """Have the idle servers of these databases, by the server's names, leave."""
         for pool in self.pools.values():

@@ -73,15 +73,14 @@ class Supply:
         oldest = pool.oldest_wait()
         waits = pool.someone_waits()
         size = settings.pool_size
-        if waits and oldest >= settings.reserve_pool_timeout and not pool.elsewhere:
+        if waits and oldest >= settings.reserve_pool_timeout:
             size += settings.reserve_pool_size
-        room = min(size - pool.total - pool.elsewhere, DIALS_AT_ONCE - self.dialing)
+        room = min(size - pool.total, DIALS_AT_ONCE - self.dialing)
         if room <= 0:
             return 0
         want = 0
         if pool.ending is None and not pool.unused and not self._lacks_secret:
-            have = pool.total - len(pool.leaving) + pool.elsewhere
-            want = min(settings.min_pool_size, size) - have
+            want = min(settings.min_pool_size, size) - (pool.total - len(pool.leaving))
         if waits:
             coming = self.dialing + pool.opening
             want = max(want, pool.count_waiting(room + coming) - coming)

@@ -1,6 +1,6 @@
 """The old process's part of an upgrade: starts its successor, and gives it what it has.
 
-Up to `serving` nothing has changed but that connections wait in the kernel for a moment; from then
+Up to `serve` nothing has changed but that connections wait in the kernel for a moment; from then
 on clients move one by one. If the successor goes, at any time, what it has not acknowledged is
 taken back, and this process listens and serves again.
 """
@@ -17,26 +17,26 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pooler
 from pooler import logs
+from pooler.channel import Channel, ChannelLost
 from pooler.core import moving
-from pooler.core.errors import CloseReason, PoolerError
+from pooler.core.errors import PoolerError
 from pooler.core.peer import MOVING
 from pooler.core.settings import PoolMode
-from pooler.handover.channel import FORMAT, Broken, Channel, Message, close_all
-from pooler.handover.places import Places
+from pooler.handover import FORMAT, VARIABLE
 from pooler.handover.secrets import packed_credential
+from pooler.handover.shares import Shares, name_of
 from pooler.notify import notify
 from pooler.wire import codes
 
 if TYPE_CHECKING:
     from pooler.core.client import Client
-    from pooler.core.pool import Pool
     from pooler.service import Service
-
-VARIABLE: Final = "POOLER_SUCCEEDS"
-"""In the environment of a successor: the descriptor of its end of the channel."""
 
 START_LIMIT: Final = 60.0
 """Seconds in which a successor has to be ready."""
+
+LAST_WORDS: Final = 10.0
+"""Seconds that a successor which does not serve has to end by itself."""
 
 WINDOW: Final = 256
 """Clients on their way at once, not acknowledged yet."""
@@ -48,10 +48,10 @@ _LOOK: Final = 0.05  # seconds
 
 
 class UpgradeFailed(PoolerError):
-    """The successor is not there; the text says why."""
+    """There is no successor; all is as before."""
 
-    def __init__(self, text: str) -> None:
-        super().__init__(codes.OBJECT_NOT_IN_PREREQUISITE_STATE, text)
+    def __init__(self, text: str, detail: str = "") -> None:
+        super().__init__(codes.OBJECT_NOT_IN_PREREQUISITE_STATE, text, detail)
 
 
 class Giver:
@@ -59,176 +59,164 @@ class Giver:
 
     def __init__(self, service: "Service") -> None:
         self._service = service
-        self.moving = False
-        """The successor serves; clients are on their way."""
+        self.shares = Shares(service.router, lambda news: self._channel.tell("report", news))
+        self.moving = False  # the successor serves
+        self.moved = 0
         self.pid = 0
-        self._process: subprocess.Popen[bytes] | None = None
-        self._channel: Channel | None = None
-        self._said: asyncio.Queue[Message] = asyncio.Queue()
-        self._suspended = False
+        self._process: subprocess.Popen[bytes]
+        self._channel: Channel
+        self._here = asyncio.Event()  # the successor has said hello
         self._lost = asyncio.Event()
+        self.suspended = False  # listens no more, and shares its places
         self._packer = moving.Packer()
         self._statements: dict[int, moving.Packed] = {}
-        self._due: deque[Client] = deque()  # to be looked at: perhaps at rest
-        self._later: set[Client] = set()  # not at rest for a reason that nobody reports
+        self._due: deque[Client] = deque()  # perhaps at rest
+        self._later: set[Client] = set()  # not at rest, for a reason whose end nobody reports
         self._transit: dict[int, tuple[asyncio.Transport, moving.Packed]] = {}
         self._scheduled = False
-        self.moved = 0
-        self.places = Places(service.router, self._send, self._needed, keeps=False)
 
     # -- the successor
 
     async def start(self) -> int:
-        """Start a successor; return its pid once it serves. UpgradeFailed: all is as before."""
+        """Start a successor; return its process id once it serves. UpgradeFailed: there is none."""
+        self._launch()
         try:
-            self._launch()
-            try:
-                async with asyncio.timeout(START_LIMIT):
-                    await self._agree()
-            except TimeoutError:
-                raise UpgradeFailed(
-                    f"the new process was not ready within {START_LIMIT:.0f} s"
-                ) from None
-        except BaseException as error:
+            async with asyncio.timeout(START_LIMIT):
+                await self._agree()
+        except TimeoutError:
             await self._give_up()
-            if isinstance(error, Broken | OSError):
-                raise UpgradeFailed(str(error)) from error
+            text = f"the new process was not ready within {START_LIMIT:.0f} s"
+            raise UpgradeFailed(text) from None
+        except ChannelLost:
+            status = await self._give_up()
+            text = f"the new process ended before it was ready, with status {status}"
+            raise UpgradeFailed(text, "Its last lines in the log say why.") from None
+        except PoolerError as error:  # it ends by itself, and says so in the log
+            self._channel.close()
+            self._lost.set()
+            await self._give_up()
+            text = f"the new process could not take over: {error.text}"
+            raise UpgradeFailed(text, error.detail) from error
+        except BaseException:
+            await self._give_up()
             raise
         self.moving = True
         notify(f"MAINPID={self.pid}")
-        self._send({"is": "main"})
+        self._channel.tell("main")
         return self.pid
 
     def _launch(self) -> None:
         ours, theirs = socket.socketpair()
-        try:
-            environment = {**os.environ, VARIABLE: str(theirs.fileno())}
+        with theirs:
             self._process = subprocess.Popen(
                 sys.orig_argv,
                 executable=sys.executable,
-                env=environment,
+                env={**os.environ, VARIABLE: str(theirs.fileno())},
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
             )
-            self.pid = self._process.pid
-            self._channel = Channel(ours, self._received, self._ended)
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
+        self.pid = self._process.pid
+        self._channel = Channel(
+            ours,
+            {
+                "hello": self._hello,
+                "took": self._took,
+                "allot": lambda name, limit, round_: self.shares.allot(
+                    name_of(name), limit, round_
+                ),
+                "cancel": self._service.cancel_with,
+            },
+            self._gone,
+        )
+
+    def _hello(self, form: int, version: str) -> None:
+        if form != FORMAT:
+            raise PoolerError(
+                codes.FEATURE_NOT_SUPPORTED,
+                f"version {version} takes over in another format than version {pooler.__version__}",
+                hint="Stop the one and start the other.",
+            )
+        self._here.set()
+
+    def _gone(self) -> None:
+        self._lost.set()
+        self._here.set()
 
     async def _agree(self) -> None:
         """Lead the successor to where it serves."""
         service = self._service
-        hello = await self._hear("hello")
-        if hello.get("format") != FORMAT:
-            raise Broken(
-                f"the new process speaks format {hello.get('format')}, this one {FORMAT}: "
-                "stop this one and start the other"
-            )
-        sockets, fds = service.open_sockets()
-        self._send(
-            {
-                "is": "welcome",
-                "version": pooler.__version__,
-                "idents": service.router.idents + IDENT_GAP,
-                "slot": service.router.keys.slot,
-                "sockets": sockets,
-            },
-            fds,
-        )
-        await self._hear("prepared")
-        self._suspended = True
+        await self._here.wait()
+        sockets, files = service.open_sockets()
+        welcome = {
+            "version": pooler.__version__,
+            "pid": os.getpid(),
+            "idents": service.router.idents + IDENT_GAP,
+            "slot": service.router.keys.slot,
+            "sockets": sockets,
+        }
+        await self._channel.call("prepare", welcome, files=files, within=None)
+        self.suspended = True
         await service.suspend()
-        self.places.start()
-        self._send({"is": "pools", "pools": self._pools()})
-        await self._hear("serving")
+        self.shares.adopt()
+        await self._channel.call("serve", self._pools(), within=None)
 
-    def _pools(self) -> list[Message]:
+    def _pools(self) -> list[dict[str, Any]]:
         return [
             {
-                "pool": key,
-                "places": pool.total,
+                "name": name,
+                "count": pool.total,
+                "want": pool.use()[0],
                 "learnt": packed_credential(pool.learnt),
                 "welcome": None if pool.welcome is None else dict(pool.welcome),
             }
-            for key, pool in self._service.router.pools.items()
+            for name, pool in self._service.router.pools.items()
         ]
 
-    async def _hear(self, what: str) -> Message:
-        said = await self._said.get()
-        if said["is"] == "failed":
-            raise Broken(str(said.get("why")))
-        if said["is"] != what:
-            raise Broken(f"the new process said {said['is']!r} in place of {what!r}")
-        return said
-
-    async def _give_up(self) -> None:
-        """Be rid of a successor that does not serve, and go on as before."""
-        process = self._process
-        if self._channel is not None:
-            self._channel.close()
-        if process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await asyncio.to_thread(process.wait)
+    async def _give_up(self) -> int:
+        """Be rid of a successor that does not serve, and go on as before; return its status."""
+        if not self._lost.is_set():
+            self._process.kill()
+        self._channel.close()
+        status = await asyncio.to_thread(self._wait)
         await self._resume()
+        return status
+
+    def _wait(self) -> int:
+        """Wait for the end of a successor that has nothing left to do."""
+        try:
+            return self._process.wait(LAST_WORDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
 
     async def _resume(self) -> None:
         """Listen again, with all places."""
-        if self._suspended:
-            self._suspended = False
-            self.places.end()
+        if self.suspended:
+            self.suspended = False
+            self.shares.release()
             await self._service.resume()
-
-    def _send(self, message: Message, fds: tuple[int, ...] = ()) -> None:
-        if self._channel is not None:
-            self._channel.send(message, fds)
-
-    def _received(self, message: Message, fds: list[int]) -> None:
-        close_all(fds)  # a successor sends none
-        match message["is"]:
-            case "took":
-                self._took(message["ident"])
-            case "want":
-                self.places.wanted(message)
-            case "give":
-                self.places.given(message)
-            case "cancel":
-                self._service.cancel_here(message["pid"], bytes.fromhex(message["secret"]))
-            case _:
-                self._said.put_nowait(message)
-
-    def _ended(self, why: str) -> None:
-        status = self._process.poll() if self._process is not None else None
-        said = f"the new process has gone: {why}"
-        if status:
-            said = f"the new process has ended with status {status}; its log says why"
-        self._said.put_nowait({"is": "failed", "why": said})
-        self._lost.set()
 
     def cancel(self, pid: int, secret: bytes) -> None:
         """Ask the successor whether it holds this client."""
-        self._send({"is": "cancel", "pid": pid, "secret": secret.hex()})
+        self._channel.tell("cancel", pid, secret.hex())
 
     # -- clients
 
     async def move_all(self) -> bool:
-        """Move every client that can be; True when none is left, False when the successor went."""
+        """Move every client that can be, until none is left or the time is over.
+
+        False: the successor has gone, and all is as before.
+        """
         service = self._service
         for pool in list(service.router.pools.values()):
             for client in list(pool.clients):
                 if can_move(client):
                     pool.hand_over(client, pool)
-        for pool in list(service.router.pools.values()):
-            self.places.wake(pool)
         timeout = service.config.upgrade.timeout
         end = service.now() + timeout if timeout else float("inf")
         while not self._lost.is_set():
-            if not (service.router.clients.count or self._transit or service.logging_in):
-                return True
-            if service.now() >= end:
+            left = service.router.clients.count + len(self._transit) + service.logging_in
+            if not left or service.now() >= end:
                 return True
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._lost.wait(), _LOOK)
@@ -238,15 +226,10 @@ class Giver:
         await self._take_back()
         return False
 
-    def _needed(self, pool: "Pool") -> bool:
-        """Return whether a pool has a client that stays: the others take no new server."""
-        return any(not client.internal and not can_move(client) for client in pool.clients)
-
-    def wake(self, pool: "Pool") -> None:
-        """Hear that somebody waits in a pool, or that a place of it has become free."""
-        self.places.wake(pool)
+    def waits(self, clients: "deque[Client]") -> None:
+        """Hear that somebody may be waiting in a pool."""
         if self.moving:
-            for client in pool.waiting:
+            for client in clients:
                 self.soon(client)
 
     def soon(self, client: "Client") -> None:
@@ -268,26 +251,29 @@ class Giver:
                 self._try(client)
 
     def _try(self, client: "Client") -> None:
-        transport = client.transport
+        transport: Any = client.transport
         if client.server is not None or client.asked is not None:
             client.next_pool = client.pool  # when its transaction is over
-        elif moving.at_rest(client) and not transport.is_closing() and not unsent(transport):
-            self._move(client)
+        elif (
+            moving.at_rest(client)
+            and not transport.is_closing()
+            and not transport.get_write_buffer_size()
+        ):
+            self._move(client, transport)
         else:
             self._later.add(client)
 
-    def _move(self, client: "Client") -> None:
-        transport: Any = client.transport
+    def _move(self, client: "Client", transport: Any) -> None:
         client.brake(MOVING)  # what it sends from here on, the successor reads
         for statement in self._packer.statements(client):
             self._statements[statement["number"]] = statement
-            self._send({"is": "statement", **statement})
+            self._channel.tell("statement", statement)
         packed = self._packer.pack(client)
         client.pool.depart(client)
         transport.set_protocol(_Departed())
         self._transit[client.ident] = transport, packed
-        fd = transport.get_extra_info("socket").fileno()
-        self._send({"is": "client", **packed}, (fd,))
+        file = transport.get_extra_info("socket").fileno()
+        self._channel.tell("client", packed, files=[file])
 
     def _took(self, ident: int) -> None:
         """The client is the successor's: let go of our descriptor, which ends no connection."""
@@ -298,21 +284,27 @@ class Giver:
 
     async def _take_back(self) -> None:
         """The successor has gone, and with it the clients that it had acknowledged."""
-        service = self._service
+        router = self._service.router
         self.moving = False
-        logs.event(logging.ERROR, "the new process has gone", pid=self.pid, clients=self.moved)
-        if self._process is not None:
-            await asyncio.to_thread(self._process.wait)
+        status = await asyncio.to_thread(self._wait)
+        logs.event(
+            logging.ERROR,
+            "the new process has gone",
+            pid=self.pid,
+            status=status,
+            lost=self.moved,
+            taken_back=len(self._transit),
+        )
         await self._resume()
-        notify(f"MAINPID={os.getpid()}")
-        for pool in service.router.pools.values():
+        notify(f"MAINPID={os.getpid()}", "READY=1")
+        for pool in router.pools.values():
             for client in pool.clients:
                 if client.next_pool is pool:
                     client.next_pool = None
         transit, self._transit = self._transit, {}
         for transport, packed in transit.values():
             try:
-                client = moving.unpack(service.router, transport, packed, self._statements)
+                client = moving.unpack(router, transport, packed, self._statements)
             except PoolerError as error:
                 transport.write(error.response())
                 transport.close()
@@ -323,10 +315,9 @@ class Giver:
             client.unbrake(MOVING)
 
     def close(self) -> None:
-        """Nothing is left to be given."""
-        if self._channel is not None:
-            self._send({"is": "done"})
-            self._channel.close()
+        """Tell the successor that all places are its own now."""
+        self._channel.tell("done")
+        self._channel.close()
 
 
 class _Departed(asyncio.Protocol):
@@ -343,18 +334,9 @@ def can_move(client: "Client") -> bool:
     )
 
 
-def unsent(transport: Any) -> int:
-    """Return how many bytes are still to be written to a client."""
-    size: int = transport.get_write_buffer_size()
-    return size
-
-
 def left_behind() -> PoolerError:
     """Return what those are told who could not move in time."""
     return PoolerError(
         codes.ADMIN_SHUTDOWN,
-        "terminating connection because the pooler is being replaced by a new process",
+        "terminating connection because a new process has replaced this one",
     )
-
-
-REASON: Final = CloseReason.SHUTDOWN
