@@ -71,8 +71,11 @@ class Packer:
             )
         return number
 
-    def pack(self, client: Client) -> Packed:
-        """Return the client's session; `statements` were asked for before."""
+    def pack(self, client: Client, heard: Mapping[str, int]) -> Packed:
+        """Return the client's session; `statements` were asked for before.
+
+        `heard` is what it was told of each channel that it listens to, see `following`.
+        """
         held, drop, skipping = client.held
         unnamed = client.names.unnamed
         return {
@@ -93,6 +96,7 @@ class Packer:
             "told": dict(client.told),
             "custom": sorted(client.custom),
             "listening": sorted(client.listening),
+            "heard": dict(heard),
             "warned": list(client.notes.warned),
             "statements": [
                 [_text(name), self._numbers[statement]] for name, statement in client.names.items()
@@ -154,6 +158,9 @@ def arrive(client: Client, packed: Packed) -> None:
         client.pool.enter(client)
         return
     client.idle_since = packed["idle_since"]
+    channels = frozenset(packed["listening"])
+    if channels:
+        client.pool.broadcast.resume(client, channels, packed["heard"])
     client.pool.resume(client)
     if packed["waiting_since"] and client.state is ClientState.WAITING:
         client.waiting_since = packed["waiting_since"]

@@ -42,8 +42,10 @@ class Notes:
 
     @property
     def nothing_due(self) -> bool:
-        """Whether nothing waits to be told."""
-        return not (self._due or self._later or self.overlap)
+        """Whether nothing waits to be told, or could be told twice."""
+        since = self._client.pool.edge.now() - ALREADY_FOR
+        twice = self._already and self._already[-1][0] >= since
+        return not (self._due or self._later or self.overlap or twice)
 
     @property
     def warned(self) -> tuple[str, ...]:

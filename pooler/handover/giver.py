@@ -23,6 +23,7 @@ from pooler.core.errors import PoolerError
 from pooler.core.peer import MOVING
 from pooler.core.settings import PoolMode
 from pooler.handover import FORMAT, VARIABLE
+from pooler.handover.channels import Channels
 from pooler.handover.secrets import packed_credential
 from pooler.handover.shares import Shares, name_of
 from pooler.notify import notify
@@ -30,6 +31,7 @@ from pooler.wire import codes
 
 if TYPE_CHECKING:
     from pooler.core.client import Client
+    from pooler.core.pool import Pool
     from pooler.service import Service
 
 START_LIMIT: Final = 60.0
@@ -71,6 +73,9 @@ class Giver:
         self._packer = moving.Packer()
         self._statements: dict[int, moving.Packed] = {}
         self._due: deque[Client] = deque()  # perhaps at rest
+        self._channels = Channels(
+            lambda *what: self._channel.tell("follow", *what), self._listeners_soon
+        )
         self._later: set[Client] = set()  # not at rest, for a reason whose end nobody reports
         self._transit: dict[int, tuple[asyncio.Transport, moving.Packed]] = {}
         self._scheduled = False
@@ -263,12 +268,20 @@ class Giver:
         else:
             self._later.add(client)
 
+    def _listeners_soon(self, pool: "Pool") -> None:
+        for client in list(pool.clients):
+            if client.listening:
+                self.soon(client)
+
     def _move(self, client: "Client", transport: Any) -> None:
+        heard = self._channels.position(client)
+        if heard is None:  # the successor does not hear its channels yet
+            return
         client.brake(MOVING)  # what it sends from here on, the successor reads
         for statement in self._packer.statements(client):
             self._statements[statement["number"]] = statement
             self._channel.tell("statement", statement)
-        packed = self._packer.pack(client)
+        packed = self._packer.pack(client, heard)
         client.pool.depart(client)
         transport.set_protocol(_Departed())
         self._transit[client.ident] = transport, packed
@@ -296,6 +309,7 @@ class Giver:
             taken_back=len(self._transit),
         )
         await self._resume()
+        self._channels.end()
         notify(f"MAINPID={os.getpid()}", "READY=1")
         for pool in router.pools.values():
             for client in pool.clients:

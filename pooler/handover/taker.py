@@ -21,6 +21,7 @@ from pooler.core.errors import PoolerError
 from pooler.core.limits import Allotment
 from pooler.core.routes import AUTH
 from pooler.handover import FORMAT
+from pooler.handover.channels import Followers
 from pooler.handover.secrets import unpacked_credential
 from pooler.handover.shares import News, Shares, name_of
 from pooler.notify import notify
@@ -60,6 +61,7 @@ class Taker:
         self.taken = 0
         self._budget = Budget(self._limits, self._allot)
         self._statements: dict[int, moving.Packed] = {}
+        self._followers = Followers()
         self._given: dict[Kind, list[socket.socket]] = {}
         self._welcome: dict[str, Any] = {}
         self._over = asyncio.Event()
@@ -79,6 +81,7 @@ class Taker:
                 "main": lambda: notify("READY=1"),
                 "statement": self._statement,
                 "client": self._client,
+                "follow": self._follow,
                 "report": self._report_old,
                 "cancel": lambda pid, secret: self._service.cancel_with(pid, secret),
                 "done": self._old_is_done,
@@ -189,6 +192,11 @@ class Taker:
         except OSError:  # it has gone on its way
             sock.close()
 
+    def _follow(self, name: list[str], marker: str, number: int, channels: list[str]) -> None:
+        pool = self._service.router.pool_named(name_of(name))
+        if pool is not None:
+            self._followers.follow(pool, marker, number, channels)
+
     # -- the budget
 
     def allotment(self, name: PoolName) -> Allotment:
@@ -264,6 +272,7 @@ class Taker:
     def _finish(self) -> None:
         """Be the only one."""
         self._statements.clear()
+        self._followers.end()
         self.shares.release()
         self._service.taken_over()
         logs.event(logging.INFO, "upgraded", pid=os.getpid(), old=self.pid, clients=self.taken)
