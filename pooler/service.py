@@ -35,6 +35,8 @@ from pooler.core.server import Server
 from pooler.core.settings import Route
 from pooler.dialer import Dialer
 from pooler.greeter import Greeter
+from pooler.handover import control
+from pooler.handover.control import Control
 from pooler.handover.giver import left_behind
 from pooler.handover.taker import Taker
 from pooler.handover.upgrades import Upgrades
@@ -104,6 +106,7 @@ class Service(Edge):
         self._dialer = Dialer(lambda: self.config, self.randbytes, random.random, self.keyring)
         self._metrics = MetricsServer(self)
         self.upgrades = Upgrades(self, taker)
+        self._control = Control(self)
         if taker is not None:
             taker.begin(self)
             self._listener.owner = False  # for now
@@ -423,6 +426,7 @@ class Service(Edge):
             self._listener.owner = True
         await self._listener.commit(config, bound)
         await self._metrics.open(config)
+        await self._control.open(config.upgrade.socket)
         self._report_addresses()
         if taker is not None:
             taker.serves()
@@ -566,6 +570,7 @@ class Service(Edge):
         metrics = self.config.metrics.address
         if metrics is not None:
             found.append(((METRICS, metrics[0], str(metrics[1])), self._metrics.sockets))
+        found.append(((control.KIND, self._control.path, ""), self._control.sockets))
         kinds = [(kind, len(sockets)) for kind, sockets in found]
         return kinds, [sock.fileno() for _, sockets in found for sock in sockets]
 
@@ -573,6 +578,7 @@ class Service(Edge):
         """Accept nobody for a moment, or ever again."""
         self._listener.suspend()
         self._kept = await self._metrics.suspend()
+        self._control.suspend()
 
     async def resume(self) -> None:
         """Be what we were before `suspend`."""
@@ -581,6 +587,7 @@ class Service(Edge):
         before, self._metrics = self._metrics, MetricsServer(self)
         await before.close()
         await self._metrics.open(self.config, kept)
+        await self._control.resume()
         self._apply(self.config)
 
     def taken_over(self) -> None:
@@ -595,6 +602,8 @@ class Service(Edge):
         logs.event(logging.INFO, "stopping", clients=self.router.clients.count, timeout=timeout)
         if self.upgrades.handed_over:
             self._listener.release()
+            for sock in self._kept:
+                sock.close()
             error = left_behind()
         else:
             notify("STOPPING=1")
@@ -602,6 +611,7 @@ class Service(Edge):
                 codes.ADMIN_SHUTDOWN, "terminating connection due to administrator command"
             )
         self._listener.close()
+        self._control.close(unlink=not self.upgrades.handed_over)
         for greeter in list(self._greeters):
             greeter.turn_away(error, CloseReason.SHUTDOWN)
         self.router.end(error, CloseReason.SHUTDOWN)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pooler.service import Service
 
 Kind = tuple[str, str, str]
-"""What a listening socket is for: "tcp", "unix" or "metrics", host or folder, port."""
+"""What a listening socket is for ("tcp", "unix", "metrics", "control"), host or path, port."""
 
 OWN: Final = 0
 OLD: Final = 1
@@ -120,9 +120,9 @@ class Taker:
 
     def serves(self) -> None:
         """Tell that clients can come."""
-        for kind, sockets in self._given.items():  # what the new configuration does not want
+        for sockets in self._given.values():  # what the new configuration does not want
             for sock in sockets:
-                if kind[0] == "unix":
+                if sock.family == socket.AF_UNIX:
                     os.unlink(sock.getsockname())
                 sock.close()
         self._given.clear()
