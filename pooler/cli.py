@@ -16,14 +16,13 @@ from typing import Final
 import uvloop
 
 import pooler
+from pooler import importer
 from pooler.config import Config, ConfigError, Overrides, json_schema, load
 from pooler.handover import VARIABLE
 from pooler.handover.control import ask
 from pooler.handover.giver import LAST_WORDS, START_LIMIT
 from pooler.handover.taker import Taker
 from pooler.service import Service, problems_of
-from pooler.workers.supervisor import Supervisor
-from pooler.workers.worker import Worker
 
 FAILED: Final = 1
 MISUSED: Final = 2
@@ -85,13 +84,20 @@ def _parser() -> tuple[argparse.ArgumentParser, tuple[str, ...]]:
     demo.add_argument("--metrics", metavar="HOST:PORT", help="address of /metrics")
     demo.set_defaults(command=_demo)
 
+    convert = commands.add_parser("import", help="turn a pgbouncer.ini into a configuration file")
+    convert.add_argument("ini", metavar="PGBOUNCER.INI")
+    convert.add_argument("-o", "--output", metavar="FILE", help="(default: standard output)")
+    convert.set_defaults(command=_import)
+
     schema = commands.add_parser("schema", help="print the JSON Schema of the configuration file")
     schema.set_defaults(command=_schema)
     return parser, tuple(commands.choices)
 
 
 def _add_configuration(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", nargs="?", metavar="CONFIG", help="configuration file, YAML")
+    file = parser.add_mutually_exclusive_group()
+    file.add_argument("config", nargs="?", metavar="CONFIG", help="configuration file, YAML")
+    file.add_argument("--ini", metavar="PGBOUNCER.INI", help="PgBouncer's configuration instead")
     parser.add_argument("--upstream", metavar="URL", help="postgresql://... of the database")
     parser.add_argument("--listen", metavar="HOST:PORT", help="where clients connect to")
     parser.add_argument("--metrics", metavar="HOST:PORT", help='address of /metrics, "" for none')
@@ -99,6 +105,9 @@ def _add_configuration(parser: argparse.ArgumentParser) -> None:
 
 def _load(options: argparse.Namespace) -> Config:
     overrides = Overrides(options.upstream, options.listen, options.metrics)
+    if options.ini is not None:
+        form = importer.ini_form
+        return load(options.ini, environ=os.environ, overrides=overrides, form=form)
     return load(options.config, environ=os.environ, overrides=overrides)
 
 
@@ -117,9 +126,11 @@ async def _serve(options: argparse.Namespace) -> int:
         return _load(options)
 
     if options.worker is not None:
+        from pooler.workers.worker import Worker  # as few need it
+
         number, workers = options.worker[0].split("/")
         channel = socket.socket(fileno=int(options.worker[1]))
-        await Worker(read, int(number), int(workers), channel).run()
+        await Worker(read, read(), int(number), int(workers), channel).run()
         return 0
     file = os.environ.pop(VARIABLE, "")
     taker = Taker(socket.socket(fileno=int(file))) if file else None
@@ -127,15 +138,16 @@ async def _serve(options: argparse.Namespace) -> int:
         config = read()
         if config.workers > 1 and taker is not None:
             raise OSError("a pooler with several workers cannot take over: restart it")
-        service = Service(read, taker) if config.workers == 1 else None
     except (ConfigError, OSError) as error:
         if taker is not None:
             await taker.refuse("; ".join(problems_of(error)))
         raise
-    if service is None:
+    if config.workers > 1:
+        from pooler.workers.supervisor import Supervisor
+
         command = (sys.executable, "-m", "pooler", *options.given, "--worker")
-        return await Supervisor(read, command).run()
-    await service.run()
+        return await Supervisor(read, config, command).run()
+    await Service(read, config, taker).run()
     return 0
 
 
@@ -175,15 +187,23 @@ def _upgrade(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from pooler import doctor  # its driver is an optional dependency
+    from pooler import doctor
 
-    return doctor.run(_load(options))
+    return uvloop.run(doctor.run(_load(options)))
 
 
 def _demo(options: argparse.Namespace) -> int:
     from pooler import demo
 
     return demo.run(options)
+
+
+def _import(options: argparse.Namespace) -> int:
+    try:
+        return importer.run(options.ini, options.output, os.environ)
+    except OSError as error:
+        print(f"pooler import: {options.output}: {error.strerror}", file=sys.stderr)
+        return FAILED
 
 
 def _schema(options: argparse.Namespace) -> int:

@@ -102,8 +102,11 @@ class Greeter(DialogueProtocol[Login | CancelRequest]):
         self._done()
         service = self._service
         if isinstance(result, CancelRequest):
-            service.cancel_request(result)
-            self.transport.close()
+            asking = service.cancel_request(result, connection(self.transport).address)
+            if asking is None:
+                self.transport.close()
+            else:
+                self._task = asyncio.get_running_loop().create_task(self._hang_up_after(asking))
             return
         admission = service.admission(result.database, result.user)
         if admission is None:
@@ -118,7 +121,7 @@ class Greeter(DialogueProtocol[Login | CancelRequest]):
         try:
             await admission
         except PoolerError as error:
-            self._refuse(error.response(), CloseReason.LOGIN_FAILED, error.text)
+            self._refuse(error.response(), error.sqlstate, CloseReason.LOGIN_FAILED, error.text)
             return
         if self.transport.is_closing():
             self._service.not_admitted(login.database, login.user)
@@ -141,12 +144,18 @@ class Greeter(DialogueProtocol[Login | CancelRequest]):
             )
         except PoolerError as error:
             service.not_admitted(result.database, result.user)
-            self._refuse(error.response(), CloseReason.LOGIN_FAILED, error.text)
+            self._refuse(error.response(), error.sqlstate, CloseReason.LOGIN_FAILED, error.text)
             return
         self.transport.set_protocol(client)  # type: ignore[arg-type]  # a protocol by shape
         client.pool.enter(client)
         if rest:
             client.data_received(rest)
+
+    async def _hang_up_after(self, asking: Awaitable[None]) -> None:
+        try:
+            await asking
+        finally:
+            self.transport.close()
 
     def failed(self, error: LoginFailed | Refused) -> None:
         """Tell the client why it may not come in; later, where its address has tried too often."""
@@ -167,7 +176,7 @@ class Greeter(DialogueProtocol[Login | CancelRequest]):
         self._late = None
         self._done()
         response = build.error("FATAL", error.sqlstate, error.text)
-        self._refuse(response, CloseReason.LOGIN_FAILED, error.text, error.cause)
+        self._refuse(response, error.sqlstate, CloseReason.LOGIN_FAILED, error.text, error.cause)
 
     def connection_lost(self, error: BaseException | None) -> None:
         """A client that does not wait for its refusal has been refused all the same."""
@@ -187,16 +196,18 @@ class Greeter(DialogueProtocol[Login | CancelRequest]):
         self._late = None
         self.stop()
         self._done()
-        self._refuse(error.response(), reason, error.text)
+        self._refuse(error.response(), error.sqlstate, reason, error.text)
 
     def _too_slow(self) -> None:
         error = PoolerError(codes.PROTOCOL_VIOLATION, "client_login_timeout")
         self.turn_away(error, CloseReason.LOGIN_TIMEOUT)
 
-    def _refuse(self, response: bytes, reason: CloseReason, text: str, cause: str = "") -> None:
+    def _refuse(
+        self, response: bytes, sqlstate: str, reason: CloseReason, text: str, cause: str = ""
+    ) -> None:
         self.transport.write(response)
         self.transport.close()
-        self._service.refused(self._name, self._database, self._user, reason, text, cause)
+        self._service.refused(self._name, self._database, self._user, reason, text, cause, sqlstate)
 
     def _done(self) -> None:
         self._service.greeted(self)

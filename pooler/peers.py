@@ -2,9 +2,9 @@
 
 A cancel request comes on a connection of its own, so that a load balancer, SO_REUSEPORT or a
 headless service may bring it to any of several poolers. Its process id says who issued it (see
-`core.cancel`): with numbers configured that one is asked, else all are. Whoever is asked asks nobody
-but the processes of its own pooler. What is sent on is marked by a trailer of the secret, and bound:
-so many of an address in a second, so many at once.
+`core.cancel`): with numbers configured that one is asked, else all are. Whoever is asked asks
+nobody but the processes of its own pooler. What is sent on is marked by a trailer of the secret,
+and bound: so many of an address in a second, so many at once.
 
 A stranger learns nothing: there is no answer but the end of the connection, which comes when those
 asked have hung up, whether the key was anybody's or not.
@@ -13,6 +13,7 @@ asked have hung up, whether the key was anybody's or not.
 import asyncio
 import contextlib
 import os
+import socket
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -91,7 +92,8 @@ class Peers:
         peers = self._config().peers
         known = peers.members.get(number)
         members = peers.members.values() if known is None else (known,)
-        wanted = [_host(text) for text in (*members, *(peers.hosts if known is None else ()))]
+        texts = (*members, *(peers.hosts if known is None else ()))
+        wanted = [Host(*_address(text, peers.port)) for text in texts]
         found: dict[Host, None] = {}
         for host in wanted:
             found.update(dict.fromkeys(await self._addresses(host)))
@@ -108,7 +110,7 @@ class Peers:
         loop = asyncio.get_running_loop()
         with contextlib.suppress(OSError, UnicodeError, TimeoutError):
             async with asyncio.timeout(PATIENCE):
-                found = await loop.getaddrinfo(host.host, host.port, type=SOCK_STREAM)
+                found = await loop.getaddrinfo(host.host, host.port, type=socket.SOCK_STREAM)
             known = [Host(str(name[0]), int(name[1])) for *_, name in found]
             if len(self._resolved) >= MEMBERS:
                 self._resolved.clear()
@@ -140,6 +142,6 @@ async def _deliver(host: Host, data: bytes) -> None:
                 writer.close()
 
 
-def _host(text: str) -> Host:
-    host, port = split_address(text)
-    return Host(host, port or DEFAULT_PORT)
+def _address(text: str, port: int) -> tuple[str, int]:
+    host, own = split_address(text)
+    return host, own or port

@@ -12,6 +12,7 @@ import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from datetime import UTC, datetime
 from functools import lru_cache, partial
 from typing import Any, Final, NamedTuple, cast
 
@@ -42,9 +43,12 @@ from pooler.handover.taker import Taker
 from pooler.handover.upgrades import Upgrades
 from pooler.http import MetricsServer
 from pooler.listener import Address, Listener, adapt, bind
+from pooler.metrics import Tally
 from pooler.notify import notify, reloading
+from pooler.peers import Peers, sent_on
 from pooler.sockets import hung_up, tcp_sockets
 from pooler.throttle import Throttle
+from pooler.tls import Tls
 from pooler.watch import watch
 from pooler.wire import codes
 from pooler.wire.parse import CancelRequest
@@ -90,11 +94,12 @@ class ReloadRefused(Exception):
 class Service(Edge):
     """One pooler."""
 
-    def __init__(self, load: Load, taker: Taker | None = None) -> None:
+    def __init__(self, load: Load, config: Config, taker: Taker | None = None) -> None:
+        """`config` is what `load` has given just now; `taker`, if another process is replaced."""
         # for ever
         self._load = load
         self.now = time.monotonic  # type: ignore[method-assign]  # asked several times a transaction
-        self.config = load()
+        self.config = config
         self.login_key = secrets.token_bytes(32)
         self.randbytes = secrets.token_bytes
         self.keyring = Keyring()
@@ -107,6 +112,7 @@ class Service(Edge):
         self._metrics = MetricsServer(self)
         self.upgrades = Upgrades(self, taker)
         self._control = Control(self)
+        self.peers = Peers(lambda: self.config, self.now)
         if taker is not None:
             taker.begin(self)
             self._listener.owner = False  # for now
@@ -118,9 +124,7 @@ class Service(Edge):
         self._ticks = 0
         self._kept: list[socket.socket] = []  # of Prometheus, while suspended
         # counted
-        self.refusals = 0
-        self.reloads = 0
-        self.failed_reloads = 0
+        self.tally = Tally()
         self.last_changes: list[Change] = []
         self.periods = Periods(self.now())
         self.errors = Errors()
@@ -169,10 +173,14 @@ class Service(Edge):
         self.upgrades.short(allotment)
 
     def client_opened(self, client: Client) -> None:
-        """Log it."""
+        """Count and log it."""
         self.upgrades.depart(client)
+        if not client.internal:
+            self.tally.open("client", client.transport.get_extra_info("tls"))
         if self.config.logging.log_connections and not client.internal:
-            logs.event(logging.INFO, "client connected", **_client(client))
+            tls: Tls | None = client.transport.get_extra_info("tls")
+            known = {"tls": tls.version, "cipher": tls.cipher} if tls is not None else {}
+            logs.event(logging.INFO, "client connected", **_client(client), **known)
 
     def client_closed(self, client: Client, reason: CloseReason, text: str) -> None:
         """Log it: an expected end as information, another as a warning."""
@@ -180,6 +188,7 @@ class Service(Edge):
         settings = self.config.logging
         if client.internal:
             return
+        self.tally.clients_closed[reason.value] += 1
         if not quiet:
             self.errors.note(
                 self.now(), "client closed", client.database, client.user, "", text or reason.value
@@ -195,12 +204,14 @@ class Service(Edge):
             )
 
     def server_opened(self, server: Server) -> None:
-        """Log it."""
+        """Count and log it."""
+        self.tally.open("server", server.transport.get_extra_info("tls"))
         if self.config.logging.log_connections:
             logs.event(logging.INFO, "server connected", **_server(server))
 
     def server_closed(self, server: Server, reason: CloseReason, text: str) -> None:
-        """Log it."""
+        """Count and log it."""
+        self.tally.servers_closed[reason.value] += 1
         if self.config.logging.log_disconnections:
             logs.event(
                 logging.INFO,
@@ -302,10 +313,26 @@ class Service(Edge):
         self.authquery.doubt(database, user)
         return self.throttle.failed(connection.address)
 
-    def cancel_request(self, request: CancelRequest) -> None:
-        """Do what a CancelRequest asks for, if its key is right; there is no answer to it."""
-        if not self.cancelled(request):
-            self.upgrades.cancel(request.pid, request.secret)
+    def cancel_request(
+        self, request: CancelRequest, address: str
+    ) -> Coroutine[Any, Any, None] | None:
+        """Do what a CancelRequest from `address` asks for, if its key is right.
+
+        There is no answer to it; what is returned, if anything, has to be awaited first.
+        """
+        of_a_peer = sent_on(request)
+        asked = of_a_peer or request
+        if self.cancelled(asked):
+            return None
+        self.ask_siblings(asked)
+        if of_a_peer is None and self.peers.worth_asking(asked.pid):
+            return self.peers.ask(asked, address)
+        self.tally.unknown_cancels += 1
+        return None
+
+    def ask_siblings(self, request: CancelRequest) -> None:
+        """Have the other processes of this pooler look for the client."""
+        self.upgrades.cancel(request.pid, request.secret)
 
     def cancel_with(self, pid: int, secret: str) -> None:
         """Do what another process was asked for, whose client it is not."""
@@ -326,11 +353,12 @@ class Service(Edge):
         reason: CloseReason,
         text: str,
         cause: str,
+        sqlstate: str = "",
     ) -> None:
-        """Count and log a connection that did not become a client."""
-        self.refusals += 1
+        """Count and log a connection that did not become a client, and what it was told."""
+        self.tally.refuse(reason, sqlstate)
         if reason is not CloseReason.PEER_CLOSED:
-            self.errors.note(self.now(), "client refused", database, user, "", text)
+            self.errors.note(self.now(), "client refused", database, user, sqlstate, text)
         if self.config.logging.log_pooler_errors:
             logs.event(
                 logging.INFO if reason is CloseReason.PEER_CLOSED else logging.WARNING,
@@ -379,6 +407,8 @@ class Service(Edge):
             build=pooler.build_kind(),
             config=config.source,
         )
+        for note in config.notes:
+            logs.event(logging.WARNING, "setting not supported", setting=note)
         self._apply(config)
         try:
             await self.open(config)
@@ -386,6 +416,7 @@ class Service(Edge):
             if self.upgrades.taker is not None:
                 await self.upgrades.taker.refuse(str(error) or type(error).__name__)
             raise
+        self.tally.reloaded_at = _wall_clock()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGQUIT, self._stop_now.set)
@@ -431,6 +462,12 @@ class Service(Edge):
         if taker is not None:
             taker.serves()
 
+    async def moved_metrics(self, config: Config) -> MetricsServer | None:
+        """Return what serves the new address for Prometheus; OSError."""
+        server = MetricsServer(self)
+        await server.open(config)
+        return server
+
     def duties(self) -> list[Coroutine[Any, Any, None]]:
         """Return what is to be done beside serving."""
         loop = asyncio.get_running_loop()
@@ -458,6 +495,7 @@ class Service(Edge):
     def _apply(self, config: Config) -> None:
         """Have the core go by `config`, and warm up the pools whose user is known."""
         self.config = config
+        self.router.keys.peer = config.peers.id
         limits = config.limits
         self.router.configure(
             lru_cache(ROUTES)(partial(self.resolve, config)),
@@ -518,7 +556,7 @@ class Service(Edge):
         try:
             prepared = await self.prepare_reload()
         except ReloadRefused as refused:
-            self.failed_reloads += 1
+            self.tally.reload(_wall_clock(), ok=False)
             for problem in refused.problems:
                 self.errors.note(self.now(), "reload failed", "", "", "F0000", problem)
             logs.event(logging.ERROR, "reload failed", problems=refused.problems)
@@ -533,8 +571,7 @@ class Service(Edge):
             config = self._load()
             bound = self._listener.prepare(config)
             if config.metrics.listen != self.config.metrics.listen:
-                metrics = MetricsServer(self)
-                await metrics.open(config)
+                metrics = await self.moved_metrics(config)
         except (ConfigError, OSError) as error:
             self._listener.discard(bound)
             raise ReloadRefused(problems_of(error)) from error
@@ -556,7 +593,7 @@ class Service(Edge):
         await self._listener.commit(config, prepared.bound)
         self._apply(config)
         logs.set_up(config.logging.format, config.logging.level)
-        self.reloads += 1
+        self.tally.reload(_wall_clock(), ok=True)
         self.last_changes = found
         logs.event(logging.INFO, "reloaded", changes=[str(change) for change in found])
         if prepared.bound or prepared.metrics is not None:
@@ -664,6 +701,11 @@ async def either(*events: asyncio.Event) -> None:
     finally:
         for task in tasks:
             task.cancel()
+
+
+def _wall_clock() -> float:
+    """Return the seconds since 1970, for people and Prometheus."""
+    return datetime.now(UTC).timestamp()
 
 
 def _client(client: Client) -> dict[str, object]:

@@ -28,6 +28,8 @@ from pooler.config.units import (
     HostPort,
     ListenHosts,
     ListenPort,
+    PeerAddress,
+    PeerAddresses,
     Port,
     Positive,
     Secret,
@@ -541,6 +543,8 @@ class Metrics(Section):
 
     listen: HostPort = ""
     """HOST:PORT to serve /metrics on; "" turns it off, port 0 lets the system pick one."""
+    pool_limit: Positive = 500
+    """Pools (database and server user) with metrics of their own; the rest is one, `other`."""
 
     @property
     def address(self) -> tuple[str, int] | None:
@@ -566,6 +570,19 @@ class Upgrade(Section):
     """Time that clients who cannot move (TLS, session mode, pins) may stay with the old process."""
     socket: str = ""
     """Unix socket on which `pooler upgrade` asks for it, for the same user only; "" for none."""
+
+
+class Peers(Section):
+    """Other poolers behind the same address: cancel requests are sent on to them."""
+
+    id: Annotated[int, Field(ge=0, le=255)] = 0
+    """Number of this pooler among them, 1 to 255; 0 where they have none."""
+    members: dict[Annotated[int, Field(ge=1, le=255)], PeerAddress] = Field(default={})
+    """Their addresses by number: the one that issued a key is asked."""
+    hosts: PeerAddresses = ()
+    """Addresses without numbers, one or a list: all are asked, and all of a name's addresses."""
+    port: Port = 6432
+    """Port of the addresses that do not name their own."""
 
 
 class Logging(Section):
@@ -618,4 +635,5 @@ class Settings(Section):
     metrics: Metrics = Metrics()
     admin: Admin = Admin()
     upgrade: Upgrade = Upgrade()
+    peers: Peers = Peers()
     logging: Logging = Logging()

@@ -72,6 +72,14 @@ def _ends_unsynced(kinds: bytearray, before: bool) -> bool:
     return before
 
 
+def count_special(kinds: bytearray) -> int:
+    """Return how many of `kinds` are special."""
+    special = 0
+    for i in range(len(kinds)):
+        special += kinds[i] <= SPECIAL
+    return special
+
+
 class Ledger:
     """What one server still owes."""
 
@@ -202,7 +210,7 @@ class Ledger:
             del owed[:sync]
         if not self.special:
             return 0
-        special = sum(kind <= SPECIAL for kind in skipped)
+        special = count_special(skipped)
         self.special -= special
         return special
 

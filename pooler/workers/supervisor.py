@@ -69,11 +69,11 @@ class Process:
 class Supervisor:
     """The process that `workers` above 1 starts."""
 
-    def __init__(self, load: Load, command: Sequence[str]) -> None:
+    def __init__(self, load: Load, config: Config, command: Sequence[str]) -> None:
         """`command` starts a worker: its arguments are followed by its number and a file."""
         self._load = load
         self._command = command
-        self.config = load()
+        self.config = config
         self.count = self.config.workers
         self._budget = Budget(self._limits, self._tell_allotment)
         self._workers: dict[int, Process] = {}

@@ -38,8 +38,10 @@ Addresses = list[tuple[list[str], int]]
 class Worker(Service):
     """One of several."""
 
-    def __init__(self, load: Load, number: int, workers: int, sock: socket.socket) -> None:
-        super().__init__(load)
+    def __init__(
+        self, load: Load, config: Config, number: int, workers: int, sock: socket.socket
+    ) -> None:
+        super().__init__(load, config)
         self.number = number
         self.workers = workers
         logs.mark(worker=number)
@@ -86,6 +88,9 @@ class Worker(Service):
         """Listen on what the supervisor has bound."""
         await self._may_listen.wait()
         await self._listener.commit(config, self._listener.prepare(config))
+
+    async def moved_metrics(self, config: Config) -> None:
+        """Serve none: the supervisor does, for all."""
 
     def duties(self) -> list[Coroutine[Any, Any, None]]:
         """Return nothing: the supervisor says when to reload."""
@@ -161,10 +166,9 @@ class Worker(Service):
         self._channel.tell("doubt", connection.address)
         return super().login_failed(connection, database, user)
 
-    def cancel_request(self, request: CancelRequest) -> None:
-        """Do it, or ask the others to: the client may be one of theirs."""
-        if not self.cancelled(request):
-            self._channel.tell("cancel", request.pid, request.secret.hex())
+    def ask_siblings(self, request: CancelRequest) -> None:
+        """Ask the other workers: the client may be one of theirs."""
+        self._channel.tell("cancel", request.pid, request.secret.hex())
 
     def _cancel(self, pid: int, secret: str) -> None:
         self.cancelled(CancelRequest(pid, bytes.fromhex(secret)))

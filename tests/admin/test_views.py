@@ -91,7 +91,8 @@ async def serving(config: Config, folder: Path) -> AsyncIterator[Service]:
     """A service on this loop, until the block is left."""
     path = folder / "pooler.yaml"
     path.write_text(yaml.safe_dump(config))
-    service = Service(lambda: load(str(path), environ={}))
+    config = load(str(path), environ={})
+    service = Service(lambda: config, config)
     task = asyncio.create_task(service.run())
     async with asyncio.timeout(15):
         while not service.listening:  # noqa: ASYNC110
@@ -233,7 +234,7 @@ class _Counters:
     def __init__(self) -> None:
         self.assignments = self.transactions = self.queries = self.received = self.sent = 0
         self.transaction_time = self.query_time = self.wait_time = 0.0
-        self.parses = self.server_parses = self.binds = self.logins = 0
+        self.client_parses = self.server_parses = self.binds = self.logins = 0
 
 
 class _Pool:

@@ -980,11 +980,13 @@ class World(Edge):
         """Return the backend behind a server."""
         return self.opened[server.pid - 1]
 
-    def refuse(self, sqlstate: str, *, host: Host = HOST, told: bool = True) -> None:
-        """Have logins refused by PostgreSQL (`told`), or by the network."""
+    def refuse(
+        self, sqlstate: str, *, host: Host = HOST, told: bool = True, lasting: bool = False
+    ) -> None:
+        """Have logins refused by PostgreSQL (`told`), by the network, or by us (`lasting`)."""
         fields = {"S": "FATAL", "C": sqlstate, "M": "no"}
-        error = ServerRefused(fields) if told else ServerFault(sqlstate, "no")
-        self.refusals[host] = error
+        network = ServerFault(sqlstate, "no", lasting=lasting)
+        self.refusals[host] = ServerRefused(fields) if told else network
 
     def happened(self, event: str) -> int:
         """Return how often an event was observed."""

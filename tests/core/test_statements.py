@@ -226,14 +226,13 @@ def test_a_server_keeps_so_many_bytes() -> None:
     nothing_is_left(world, app)
 
 
-def test_a_client_has_so_many_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(names, "CLIENT_LIMIT", 5)
+def test_a_client_has_so_many_names() -> None:
     world = World(pool_size=1)
     app, other = world.apps(2)
-    for i in range(5):
-        app.send(parse(f"select {i}", f"s{i}") + sync())
+    limit = names.CLIENT_LIMIT
+    app.send(b"".join(parse("select 1", f"s{i}") for i in range(limit)) + sync())
     app.said()
-    app.send(parse("select 9", "x") + parse("select 5", "s5") + sync())
+    app.send(parse("select 9", "x") + parse("select 5", f"s{limit}") + sync())
     assert app.said() == "FATAL 54000, closed"
     assert seen(other, parse("select 9", "t") + use("t")) == "12DCZ", "nothing of it was sent"
     nothing_is_left(world, other)
