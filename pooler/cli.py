@@ -173,7 +173,11 @@ def _upgrade(options: argparse.Namespace) -> int:
             return FAILED
         print(f"process {options.pid} was asked; its log tells the outcome")
         return 0
-    path = _load(options).upgrade.socket
+    config = _load(options)
+    path = config.upgrade.socket
+    if config.workers > 1:
+        print("pooler: with several workers it has to be restarted", file=sys.stderr)
+        return FAILED
     if not path:
         print("pooler: upgrade.socket is not set; use --pid, or set it", file=sys.stderr)
         return MISUSED
