@@ -1,4 +1,7 @@
-"""HTTP on the metrics address: `/metrics`, `/healthz` (do we work), `/readyz` (can we serve)."""
+"""HTTP on the metrics address: `/metrics`, `/healthz` (do we work), `/readyz` (can we serve).
+
+The dashboard has the rest.
+"""
 
 import asyncio
 import socket
@@ -8,6 +11,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from pooler.config import Settings
+from pooler.dashboard import Dashboard
 from pooler.metrics import CONTENT_TYPE, exposition, snapshot
 from pooler.sockets import socket_address
 
@@ -20,6 +24,7 @@ class MetricsServer:
 
     def __init__(self, service: "Service") -> None:
         self._service = service
+        self._dashboard = Dashboard(service)
         self._runner: web.AppRunner | None = None
         self.addresses: list[str] = []
         self.sockets: list[socket.socket] = []
@@ -33,6 +38,7 @@ class MetricsServer:
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
+        self._dashboard.add_to(app)
         sockets = list(kept) or self._service.bind_metrics(*address)
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
         await self._runner.setup()
@@ -54,6 +60,7 @@ class MetricsServer:
         """Stop listening; answers under way have a moment to be finished."""
         runner, self._runner = self._runner, None
         self.addresses = []
+        self._dashboard.close()
         if runner is not None:
             await asyncio.wait_for(runner.cleanup(), 5)
 

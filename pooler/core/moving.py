@@ -44,21 +44,22 @@ class Packer:
     """Packs clients, and each of their prepared statements once."""
 
     def __init__(self) -> None:
-        self._numbers: dict[Statement, int] = {}
+        self._numbers: dict[tuple[Statement, bool], int] = {}  # retired or not
 
     def statements(self, client: Client) -> list[Packed]:
         """Return the client's statements that were not packed before: to be sent first."""
         new: list[Packed] = []
         for _, statement in client.names.items():
+            client.pool.registry.review(statement)
             self._add(statement, new)
         return new
 
     def _add(self, statement: "Statement", new: list[Packed]) -> int:
-        number = self._numbers.get(statement)
+        number = self._numbers.get((statement, statement.retired))
         if number is None:
             needs = statement.needs
             needed = None if needs is None else self._add(needs, new)
-            number = self._numbers[statement] = len(self._numbers)
+            number = self._numbers[statement, statement.retired] = len(self._numbers)
             new.append(
                 {
                     "number": number,
@@ -99,7 +100,8 @@ class Packer:
             "heard": dict(heard),
             "warned": list(client.notes.warned),
             "statements": [
-                [_text(name), self._numbers[statement]] for name, statement in client.names.items()
+                [_text(name), self._numbers[statement, statement.retired]]
+                for name, statement in client.names.items()
             ],
             "unnamed": None if unnamed is None else _text(unnamed),
             "held": _text(held),
