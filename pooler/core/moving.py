@@ -44,22 +44,21 @@ class Packer:
     """Packs clients, and each of their prepared statements once."""
 
     def __init__(self) -> None:
-        self._numbers: dict[tuple[Statement, bool], int] = {}  # retired or not
+        self._numbers: dict[Statement, int] = {}
 
     def statements(self, client: Client) -> list[Packed]:
         """Return the client's statements that were not packed before: to be sent first."""
         new: list[Packed] = []
-        for _, statement in client.names.items():
-            client.pool.registry.review(statement)
-            self._add(statement, new)
+        for _, entry in client.names.items():
+            self._add(entry.statement, new)
         return new
 
     def _add(self, statement: "Statement", new: list[Packed]) -> int:
-        number = self._numbers.get((statement, statement.retired))
+        number = self._numbers.get(statement)
         if number is None:
             needs = statement.needs
             needed = None if needs is None else self._add(needs, new)
-            number = self._numbers[statement, statement.retired] = len(self._numbers)
+            number = self._numbers[statement] = len(self._numbers)
             new.append(
                 {
                     "number": number,
@@ -67,7 +66,6 @@ class Packer:
                     "body": _text(statement.body),
                     "settings": dict(statement.key[1]),
                     "needs": needed,
-                    "retired": statement.retired,
                 }
             )
         return number
@@ -100,8 +98,8 @@ class Packer:
             "heard": dict(heard),
             "warned": list(client.notes.warned),
             "statements": [
-                [_text(name), self._numbers[statement, statement.retired]]
-                for name, statement in client.names.items()
+                [_text(name), self._numbers[entry.statement], _text(entry.told)]
+                for name, entry in client.names.items()
             ],
             "unnamed": None if unnamed is None else _text(unnamed),
             "held": _text(held),
@@ -135,10 +133,10 @@ def unpack(
     client.custom = frozenset(packed["custom"])
     client.notes.warned = tuple(packed["warned"])
     texts: list[bytes] = []
-    for name, number in packed["statements"]:
+    for name, number, told in packed["statements"]:
         statement = _statement(pool, number, statements)
         raw = _bytes(name)
-        client.names.adopt(raw, statement)
+        client.names.adopt(raw, statement, _bytes(told))
         texts.append(raw + b"\0" + statement.body)
     unnamed = packed["unnamed"]
     if unnamed is not None:
@@ -176,7 +174,7 @@ def _statement(pool: "Pool", number: int, statements: Statements) -> "Statement"
     needed = None if needs is None else _statement(pool, needs, statements)
     if needed is not None:  # its text executes that by our name for it, which was another
         body = body.replace(_bytes(statements[needs]["name"]), needed.name, 1)
-    found = pool.registry.find(body, packed["settings"], retired=packed["retired"])
+    found = pool.registry.find(body, packed["settings"])
     if needed is not None:
         found.needs = needed
     return found

@@ -165,21 +165,16 @@ class Registry:
     def __len__(self) -> int:
         return len(self._statements)
 
-    def find(self, body: bytes, wants: session.Settings, *, retired: bool = False) -> Statement:
-        """Return the one statement of this text under these settings; `hold` it.
-
-        With `retired`, another that is so already.
-        """
+    def find(self, body: bytes, wants: session.Settings) -> Statement:
+        """Return the one statement of this text under these settings; `hold` it."""
         plan = self._plan_of(wants)
         found = self._statements.get((body, id(plan)))
-        if found is None or retired:
+        if found is None:
             self._named += 1
             name = PREFIX + str(self._named).encode()
             found = Statement(name, body, (body, plan))
             found.seen = self.changes
-            found.retired = retired
-            if not retired:
-                self._statements[body, id(plan)] = found
+            self._statements[body, id(plan)] = found
         return found
 
     def _plan_of(self, wants: session.Settings) -> session.Settings:
