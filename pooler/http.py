@@ -12,7 +12,7 @@ from aiohttp import web
 
 from pooler.config import Settings
 from pooler.dashboard import Dashboard
-from pooler.metrics import CONTENT_TYPE, exposition, snapshot
+from pooler.metrics import CONTENT_TYPE, exposition
 from pooler.sockets import socket_address
 
 if TYPE_CHECKING:
@@ -67,8 +67,7 @@ class MetricsServer:
     async def _metrics(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": CONTENT_TYPE})
         await response.prepare(request)
-        found = await snapshot(self._service, self._service.config.metrics.pool_limit)
-        async for piece in exposition(found):
+        async for piece in exposition(await self._service.figures()):
             await response.write(piece)
         await response.write_eof()
         return response
@@ -77,7 +76,7 @@ class MetricsServer:
         return web.json_response({"status": "ok"})
 
     async def _readyz(self, request: web.Request) -> web.Response:
-        why = self._service.not_ready()
+        why = await self._service.obstacles()
         if why:
             return web.json_response({"status": "not ready", "reasons": why}, status=503)
         return web.json_response({"status": "ready"})

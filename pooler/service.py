@@ -18,8 +18,10 @@ from typing import Any, Final, NamedTuple, cast
 
 import pooler
 from pooler import logs
+from pooler.admin import views
 from pooler.admin.errors import Errors
 from pooler.admin.stats import Periods
+from pooler.admin.view import Rows
 from pooler.auth import Authenticator, Connection
 from pooler.authquery import AuthQuery
 from pooler.config import Change, Config, ConfigError, Settings, changes
@@ -43,7 +45,7 @@ from pooler.handover.taker import Taker
 from pooler.handover.upgrades import Upgrades
 from pooler.http import MetricsServer
 from pooler.listener import Address, Listener, adapt, bind
-from pooler.metrics import Tally
+from pooler.metrics import Snapshot, Tally, snapshot
 from pooler.notify import notify, reloading
 from pooler.peers import Peers, sent_on
 from pooler.sockets import hung_up, tcp_sockets
@@ -371,7 +373,19 @@ class Service(Edge):
                 cause=cause,
             )
 
-    # -- for the probes
+    # -- what people see
+
+    async def rows(self, view: str) -> Rows:
+        """Return the rows of a view."""
+        return views.rows(self, view)
+
+    async def figures(self) -> Snapshot:
+        """Return what /metrics shows."""
+        return await snapshot(self, self.config.metrics.pool_limit)
+
+    async def obstacles(self) -> list[str]:
+        """Return why clients should not be sent here, nothing if they should."""
+        return self.not_ready()
 
     def not_ready(self) -> list[str]:
         """Return why clients should not be sent here, nothing if they should."""
@@ -518,6 +532,9 @@ class Service(Edge):
     def _report_addresses(self) -> None:
         for address in self._listener.addresses:
             logs.event(logging.INFO, "listening", address=address)
+        self._report_metrics()
+
+    def _report_metrics(self) -> None:
         for address in self._metrics.addresses:
             logs.event(logging.INFO, "metrics", address=address)
 

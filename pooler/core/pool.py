@@ -58,7 +58,7 @@ class Pool:
 
     def __init__(
         self,
-        name: tuple[str, str],
+        key: tuple[str, str, str],
         target: Target,
         settings: PoolSettings,
         edge: "Edge",
@@ -70,7 +70,8 @@ class Pool:
         internal: bool = False,
     ) -> None:
         # for ever
-        self.database, self.user = name
+        self.key = key
+        self.database, self.user = key[:2]
         self.edge = edge
         self.keys = keys
         self.shelf = shelf
@@ -166,13 +167,18 @@ class Pool:
             count += is_waiting(client)
         return count
 
-    def use(self) -> tuple[int, float]:
-        """Return how many servers it has use for, and how long the first in line has waited."""
+    def use(self) -> tuple[int, int, float]:
+        """Return how many servers it has use for, how many of them are in use until their client
+        lets them go, and how long the first in line has waited."""
         settings = self.settings
         most = settings.pool_size + settings.reserve_pool_size
         need = len(self.working) - self.opening + self.count_waiting(most)
         least = 0 if self.ending is not None or self.unused else settings.min_pool_size
-        return min(max(need, least), most), self.oldest_wait()
+        fixed = 0
+        for server in self.working:
+            client = server.client
+            fixed += server.pins != 0 or (client is not None and client.internal)
+        return min(max(need, least), most), fixed, self.oldest_wait()
 
     def pins(self) -> Iterator[Pin]:
         """All servers that are kept by their clients, and why."""
@@ -527,21 +533,29 @@ class Pool:
         """
         held = server.pins
         server.touched |= hints.ANYTHING
+        asks_again = False
         if client is not None:
             self.unlink(server, client)
-            statements = [name for name in client.wants if name.startswith(session.STATEMENT)]
             if held:  # what the server holds for it is of no use without its settings
                 client.fail(error, CloseReason.SERVER_LOST)
-            elif statements:  # one of them cannot be prepared again: its table is gone, say
-                client.wants = self.shelf.shared(
-                    {name: client.wants[name] for name in client.wants if name not in statements}
-                )
-                self.waiting.appendleft(client)
             elif client.state is ClientState.GREETING:
                 client.fail(error, CloseReason.LOGIN_FAILED)
+            else:
+                asks_again = self._wants_less(client)
         self.tidy(server, PoolMode.TRANSACTION, CloseReason.TERMINATED)
-        if client is not None and client.state is ClientState.WAITING and not statements:
+        if client is not None and client.state is ClientState.WAITING and not asks_again:
             client.refuse(error)
+
+    def _wants_less(self, client: Client) -> bool:
+        """Have a client wait again, without what it could not be given and can do without."""
+        lost = client.wants.keys() & client.gives_up()  # a role that is gone
+        if not lost:  # or a statement cannot be prepared again: its table is gone, say
+            lost = {name for name in client.wants if name.startswith(session.STATEMENT)}
+        if lost:
+            kept = {name: value for name, value in client.wants.items() if name not in lost}
+            client.wants = self.shelf.shared(kept)
+            self.waiting.appendleft(client)
+        return bool(lost)
 
     def tidy(self, server: Server, mode: PoolMode, reason: CloseReason) -> None:
         """Make an abandoned server clean; cancel what it does unless its client said goodbye."""

@@ -148,7 +148,7 @@ class Router:
         if pool is None:
             allotment = self.edge.allotment(key)
             pool = self.pools[key] = Pool(
-                (route.database, route.target.user),
+                key,
                 _target(route, replication),
                 _settings(route, replication),
                 self.edge,
