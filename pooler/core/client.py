@@ -361,6 +361,13 @@ class Client(Peer):
         if self._held:
             self._consider()
 
+    def gives_up(self) -> frozenset[str]:
+        """Return whom what it asks makes an end of being: see `session.given_up`."""
+        kind, size = peek(self._held, 0)
+        if kind not in (codes.QUERY, codes.PARSE):
+            return frozenset()
+        return session.given_up(self._held[codes.HEADER : size])
+
     def refuse(self, error: PoolerError) -> None:
         """Answer what this waiting client asked with an error, and go on with what follows it.
 

@@ -520,21 +520,29 @@ class Pool:
         """
         held = server.pins
         server.touched |= hints.ANYTHING
+        asks_again = False
         if client is not None:
             self.unlink(server, client)
-            statements = [name for name in client.wants if name.startswith(session.STATEMENT)]
             if held:  # what the server holds for it is of no use without its settings
                 client.fail(error, CloseReason.SERVER_LOST)
-            elif statements:  # one of them cannot be prepared again: its table is gone, say
-                client.wants = self.shelf.shared(
-                    {name: client.wants[name] for name in client.wants if name not in statements}
-                )
-                self.waiting.appendleft(client)
             elif client.state is ClientState.GREETING:
                 client.fail(error, CloseReason.LOGIN_FAILED)
+            else:
+                asks_again = self._wants_less(client)
         self.tidy(server, PoolMode.TRANSACTION, CloseReason.TERMINATED)
-        if client is not None and client.state is ClientState.WAITING and not statements:
+        if client is not None and client.state is ClientState.WAITING and not asks_again:
             client.refuse(error)
+
+    def _wants_less(self, client: Client) -> bool:
+        """Have a client wait again, without what it could not be given and can do without."""
+        lost = client.wants.keys() & client.gives_up()  # a role that is gone
+        if not lost:  # or a statement cannot be prepared again: its table is gone, say
+            lost = {name for name in client.wants if name.startswith(session.STATEMENT)}
+        if lost:
+            kept = {name: value for name, value in client.wants.items() if name not in lost}
+            client.wants = self.shelf.shared(kept)
+            self.waiting.appendleft(client)
+        return bool(lost)
 
     def tidy(self, server: Server, mode: PoolMode, reason: CloseReason) -> None:
         """Make an abandoned server clean; cancel what it does unless its client said goodbye."""
