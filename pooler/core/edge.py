@@ -72,6 +72,9 @@ class Edge:
         Those with one of these names, or all if there is none; see `Registry.changed`.
         """
 
+    def depart(self, client: "Client") -> None:
+        """Have a client, which is between two transactions, go on in another process."""
+
     # -- observations
 
     def client_opened(self, client: "Client") -> None:

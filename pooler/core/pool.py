@@ -493,6 +493,19 @@ class Pool:
                 return CloseReason.EVICTED
         return None
 
+    def limit_by(self, gauge: "ServerGauge") -> None:
+        """Go by one limit more, which counts what there is already."""
+        gauge.pools.append(self)
+        gauge.count += self.total
+        gauge.leaving += len(self.leaving)
+        self.gauges = (*self.gauges, gauge)
+
+    def unlimit(self, gauge: "ServerGauge") -> None:
+        """Go by that limit no longer."""
+        gauge.pools.remove(self)
+        self.gauges = tuple(other for other in self.gauges if other is not gauge)
+        self.wake()
+
     def add(self, server: Server) -> None:
         """Take in a new server, which is about to run its opening chore."""
         if not self.idle and not self.working:  # perhaps another PostgreSQL than before
@@ -620,18 +633,10 @@ class Pool:
 
     def client_gone(self, client: Client, reason: CloseReason, text: str) -> None:
         """A client has closed: what its server does is not wanted any more."""
-        now = self.edge.now()
-        del self.clients[client]
-        client.next_pool = None
-        self.keys.forget(client.pid)
-        for gauge in client.gauges:
-            gauge.count -= 1
-        self.used_at = now
-        self.lingering.append((now + LEAVE_LIMIT, client))
+        self.lingering.append((self.edge.now() + LEAVE_LIMIT, client))
         self.edge.client_closed(client, reason, text)
         self.keeper.forget(client)
-        self.broadcast.unlisten(client)
-        client.names.clear()
+        self.forget(client)
         server = client.server
         if server is None:
             return
@@ -646,6 +651,30 @@ class Pool:
             self.close(server, CloseReason.SINGLE_USE if self.single_use else CloseReason.NOT_TIDY)
         else:
             self.tidy(server, client.mode, reason)
+
+    def forget(self, client: Client) -> None:
+        """Have nothing more to do with a client: it has gone, or is another process's."""
+        self.clients.pop(client, None)
+        client.next_pool = None
+        self.keys.forget(client.pid)
+        for gauge in client.gauges:
+            gauge.count -= 1
+        self.used_at = self.edge.now()
+        self.broadcast.unlisten(client)
+        client.names.clear()
+
+    def depart(self, client: Client) -> None:
+        """Let go of a client at rest, which another process will serve."""
+        if is_waiting(client):
+            self.waiting.remove(client)
+        client.depart()
+        self.forget(client)
+
+    def resume(self, client: Client) -> None:
+        """Serve a client that another process has greeted."""
+        self.clients[client] = None
+        self.used_at = self.edge.now()
+        client.rest()
 
     def close(self, server: Server, reason: CloseReason, text: str = "") -> None:
         """Have a server leave; its place is free when its connection has ended."""
@@ -766,11 +795,17 @@ class Pool:
         self.retire_idle()
 
     def hand_over(self, client: Client, other: "Pool") -> None:
-        """Have another pool serve this client, from its next transaction on."""
+        """Have another pool serve this client, from its next transaction on.
+
+        With the pool that it has, another process is to serve it.
+        """
         if client.server is not None or client.asked is not None:
             client.next_pool = other
             return
         client.next_pool = None
+        if other is self:
+            self.edge.depart(client)
+            return
         del self.clients[client]
         other.clients[client] = None
         client.pool = other

@@ -109,6 +109,7 @@ class Supervisor:
             loop.add_signal_handler(sign, self._stop_asked)
         loop.add_signal_handler(signal.SIGQUIT, self._stop_now.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
+        loop.add_signal_handler(signal.SIGUSR2, _cannot_be_replaced)
         tasks: list[asyncio.Task[None]] = []
         status = 1
         try:
@@ -435,6 +436,14 @@ class Supervisor:
     def _reload_failed(self, problems: list[str]) -> None:
         self.failed_reloads += 1
         logs.event(logging.ERROR, "reload failed", problems=problems)
+
+
+def _cannot_be_replaced() -> None:
+    logs.event(
+        logging.ERROR,
+        "upgrade failed",
+        message="a pooler with several workers cannot be replaced while it runs: restart it",
+    )
 
 
 class StartFailed(Exception):

@@ -261,10 +261,9 @@ class Worker(Service):
         self._channel.tell("doubt", connection.address)
         return super().login_failed(connection, database, user)
 
-    def cancel_request(self, request: CancelRequest) -> None:
-        """Do it, or ask the others to: the client may be one of theirs."""
-        if not self.cancelled(request):
-            self._channel.tell("cancel", request.pid, request.secret.hex())
+    def ask_siblings(self, request: CancelRequest) -> None:
+        """Ask the other workers: the client may be one of theirs."""
+        self._channel.tell("cancel", request.pid, request.secret.hex())
 
     def _cancel(self, pid: int, secret: str) -> None:
         self.cancelled(CancelRequest(pid, bytes.fromhex(secret)))
