@@ -54,10 +54,9 @@ class MetricsServer:
         return response
 
     async def _healthz(self, request: web.Request) -> web.Response:
-        return web.json_response({"status": "ok"})
+        works, report = self._service.health.alive()
+        return web.json_response(report, status=200 if works else 503)
 
     async def _readyz(self, request: web.Request) -> web.Response:
-        why = self._service.not_ready()
-        if why:
-            return web.json_response({"status": "not ready", "reasons": why}, status=503)
-        return web.json_response({"status": "ready"})
+        ready, report = await self._service.health.ready()
+        return web.json_response(report, status=200 if ready else 503)

@@ -26,12 +26,14 @@ from pooler.core import overdue
 from pooler.core.client import Client
 from pooler.core.edge import Edge
 from pooler.core.errors import CloseReason, PoolerError, ServerFault
+from pooler.core.meter import Query
 from pooler.core.pins import Pin
 from pooler.core.pool import Pool
 from pooler.core.routes import Router
 from pooler.core.server import Server
 from pooler.dialer import Dialer
 from pooler.greeter import Greeter
+from pooler.health import Health
 from pooler.http import MetricsServer
 from pooler.listener import Listener
 from pooler.metrics import Tally
@@ -77,8 +79,10 @@ class Service(Edge):
         self.authenticator = Authenticator(lambda: self.config, lookup=self.authquery.lookup)
         self._listener = Listener(lambda: Greeter(self))
         self._dialer = Dialer(lambda: self.config, self.randbytes, random.random, self.keyring)
+        self.health = Health(self)
         self._metrics = MetricsServer(self)
         # now
+        self.ticked_at = self.now()
         self._greeters: set[Greeter] = set()
         self._reload_wanted = asyncio.Event()
         self._stop_wanted = asyncio.Event()
@@ -221,6 +225,25 @@ class Service(Edge):
             message=text,
         )
 
+    def slow_query(self, client: Client, server: Server, query: Query) -> None:
+        """Log it, with its waiting apart, and why the client kept its server."""
+        pin = server.pool.keeper.pins.of(server)
+        logs.event(
+            logging.WARNING,
+            "slow query",
+            **_client(client),
+            server=server.ident,
+            pid=server.pid,
+            wait_seconds=round(query.wait, 6),
+            execute_seconds=round(query.ended - query.began, 6),
+            rows=query.rows,
+            bytes=query.sent,
+            sqlstate=query.sqlstate,
+            pinned=", ".join(pin.reasons) if pin is not None else "",
+            pinned_by=pin.statement if pin is not None else "",
+            statement=query.statement,
+        )
+
     def bug(self, where: object, error: BaseException) -> None:
         """Log our own mistake, with its traceback."""
         self.errors.note(self.now(), "bug", "", "", "XX000", f"{where!r}: {error!r}")
@@ -283,18 +306,6 @@ class Service(Edge):
                 message=text,
                 cause=cause,
             )
-
-    # -- for the probes
-
-    def not_ready(self) -> list[str]:
-        """Return why clients should not be sent here, nothing if they should."""
-        if self.router.ending is not None:
-            return ["the pooler is shutting down"]
-        return [
-            f"no server of database {pool.database}, user {pool.user}: {pool.supply.last_error}"
-            for pool in self.router.pools.values()
-            if pool.supply.failing_since and pool.supply.last_error is not None
-        ]
 
     # -- life
 
@@ -387,6 +398,7 @@ class Service(Edge):
         while True:
             await asyncio.sleep(TICK)
             ticks += 1
+            self.ticked_at = self.now()
             for pool in list(self.router.pools.values()):
                 overdue.enforce(pool)
                 if ticks % SECOND == 0:

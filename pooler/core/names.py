@@ -109,6 +109,14 @@ class Names:
     def __len__(self) -> int:
         return len(self._names)
 
+    def text_of(self, name: bytes) -> bytes | None:
+        """Return the SQL that a name stands for, b"" of the unnamed one; None: not known here."""
+        if not name:
+            body = self.unnamed
+            return None if body is None else body[1 : body.find(b"\0", 1)]
+        statement = self._of(name)
+        return None if statement is None else statement.body[: statement.body.find(b"\0")]
+
     @property
     def any(self) -> bool:
         """True where there are names, or will be."""

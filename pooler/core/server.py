@@ -37,6 +37,7 @@ from pooler.wire.cutter import (
 
 if TYPE_CHECKING:
     from pooler.core.client import Client
+    from pooler.core.meter import Meter
     from pooler.core.pool import Pool
 
 _FORGETS: Final = (b"DEALLOCATE ALL\0", b"DISCARD ALL\0")
@@ -165,6 +166,7 @@ class Server(Peer):
         self.client: Client | None = None
         self.chore: Chore | None = None
         self.failure: dict[str, str] | None = None  # the last error, while a chore runs
+        self.meter: Meter | None = None  # what its client asks is measured
         self.torn = False  # its client left within a message, which nothing must complete
         self.cancels = 0  # cancels on their way: not to be given to anybody else
         self.timed_out: CloseReason | None = None
@@ -285,6 +287,8 @@ class Server(Peer):
         if self.state is ServerState.LEAVING or self.state is ServerState.CLOSED:
             return
         before = self._cutter.left
+        if self.meter is not None:
+            self.meter.sent += len(data)
         if self._tail:
             data = self._tail + data
             self._tail = b""
@@ -435,6 +439,8 @@ class Server(Peer):
                     self.stand_in()
             elif stop == codes.COMMAND_COMPLETE:
                 ledger.replied(_COMMAND_COMPLETE)
+                if self.meter is not None:
+                    self.meter.completed(data[at + codes.HEADER : at + size])
                 if data[at + codes.HEADER : at + size] in _FORGETS:
                     self._forgot_statements()
                 if self.state is ServerState.ACTIVE:
@@ -472,6 +478,8 @@ class Server(Peer):
     def _count_query(self) -> None:
         counters = self.pool.counters
         counters.queries += 1
+        if self.meter is not None:
+            self.meter.ready()
         if self.status == codes.IDLE:
             counters.transactions += 1
         if self.ledger.owed:  # pipelined: the next one has begun
@@ -547,6 +555,8 @@ class Server(Peer):
                     self._edits.append((at, at + codes.HEADER + len(body), told))
             self.pool.counters.errors += 1
             self.pool.counters.error("server", fields.get("C", ""))
+            if self.meter is not None:
+                self.meter.failed(fields.get("C", ""))
 
     def _parameter_changed(self, name: str, value: str) -> None:
         shelf = self.pool.shelf
