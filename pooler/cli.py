@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import resource
+import socket
 import sys
 from collections.abc import Sequence
 from typing import Final
@@ -14,7 +15,7 @@ from typing import Final
 import uvloop
 
 import pooler
-from pooler import importer
+from pooler import healthcheck, importer
 from pooler.config import Config, ConfigError, Overrides, json_schema, load
 from pooler.service import Service
 
@@ -30,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not given or (given[0] not in (*commands, "-h", "--help", "--version")):
         given.insert(0, "run")
     options = parser.parse_args(given)
+    options.given = given
     try:
         status: int = options.command(options)
     except ConfigError as error:
@@ -54,6 +56,7 @@ def _parser() -> tuple[argparse.ArgumentParser, tuple[str, ...]]:
 
     run = commands.add_parser("run", help="serve in the foreground (the default command)")
     _add_configuration(run)
+    run.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)  # what a supervisor says
     run.set_defaults(command=_run)
 
     check = commands.add_parser("check", help="check a configuration file, and do nothing else")
@@ -68,6 +71,10 @@ def _parser() -> tuple[argparse.ArgumentParser, tuple[str, ...]]:
     demo.add_argument("--port", type=int, help="port to listen on (default: 6432)")
     demo.add_argument("--metrics", metavar="HOST:PORT", help="address of /metrics")
     demo.set_defaults(command=_demo)
+
+    health = commands.add_parser("healthcheck", help="ask a running pooler whether it works")
+    healthcheck.add_arguments(health)
+    health.set_defaults(command=_healthcheck)
 
     convert = commands.add_parser("import", help="turn a pgbouncer.ini into a configuration file")
     convert.add_argument("ini", metavar="PGBOUNCER.INI")
@@ -99,15 +106,32 @@ def _load(options: argparse.Namespace) -> Config:
 def _run(options: argparse.Namespace) -> int:
     _raise_file_limit()
     try:
-        uvloop.run(_serve(options))
+        status: int = uvloop.run(_serve(options))
     except OSError as error:
         print(f"pooler: {error}", file=sys.stderr)
         return FAILED
+    return status
+
+
+async def _serve(options: argparse.Namespace) -> int:
+    def read() -> Config:
+        return _load(options)
+
+    config = read()
+    if options.worker is not None:
+        from pooler.workers.worker import Worker  # as few need it
+
+        number, workers = options.worker[0].split("/")
+        channel = socket.socket(fileno=int(options.worker[1]))
+        await Worker(read, config, int(number), int(workers), channel).run()
+    elif config.workers > 1:
+        from pooler.workers.supervisor import Supervisor
+
+        command = (sys.executable, "-m", "pooler", *options.given, "--worker")
+        return await Supervisor(read, config, command).run()
+    else:
+        await Service(read, config).run()
     return 0
-
-
-async def _serve(options: argparse.Namespace) -> None:
-    await Service(lambda: _load(options)).run()
 
 
 def _raise_file_limit() -> None:
@@ -124,9 +148,9 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from pooler import doctor  # its driver is an optional dependency
+    from pooler import doctor
 
-    return doctor.run(_load(options))
+    return uvloop.run(doctor.run(_load(options)))
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -141,6 +165,10 @@ def _import(options: argparse.Namespace) -> int:
     except OSError as error:
         print(f"pooler import: {options.output}: {error.strerror}", file=sys.stderr)
         return FAILED
+
+
+def _healthcheck(options: argparse.Namespace) -> int:
+    return healthcheck.run(options.address, options.ready, os.environ)
 
 
 def _schema(options: argparse.Namespace) -> int:

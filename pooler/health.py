@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pooler
 from pooler.config.config import FALLBACK
 from pooler.config.model import Database
-from pooler.core.errors import ServerFault, ServerRefused
+from pooler.core.errors import ServerFault
 from pooler.core.pool import Pool
 from pooler.core.settings import Host
 
@@ -129,7 +129,7 @@ def _refusal(entry: Database, pools: Iterable[Pool]) -> ServerFault | None:
         error = pool.supply.last_error
         if error is None or not pool.supply.failing_since:
             continue
-        if entry.user or not isinstance(error, ServerRefused) or error.passing:
+        if entry.user or not error.lasting:
             return error
     return None
 

@@ -9,11 +9,12 @@ import logging
 import random
 import secrets
 import signal
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime
-from functools import lru_cache
-from typing import Final, cast
+from functools import lru_cache, partial
+from typing import Any, Final, NamedTuple, cast
 
 import pooler
 from pooler import logs
@@ -21,7 +22,7 @@ from pooler.admin.errors import Errors
 from pooler.admin.stats import Periods
 from pooler.auth import Authenticator, Connection
 from pooler.authquery import AuthQuery
-from pooler.config import Change, Config, ConfigError, changes
+from pooler.config import Change, Config, ConfigError, Settings, changes
 from pooler.core import overdue
 from pooler.core.client import Client
 from pooler.core.edge import Edge
@@ -31,15 +32,17 @@ from pooler.core.pins import Pin
 from pooler.core.pool import Pool
 from pooler.core.routes import Router
 from pooler.core.server import Server
+from pooler.core.settings import Route
 from pooler.dialer import Dialer
 from pooler.greeter import Greeter
 from pooler.health import Health
 from pooler.http import MetricsServer
-from pooler.listener import Listener
+from pooler.listener import Address, Listener, bind
 from pooler.metrics import Tally
 from pooler.notify import notify, reloading
 from pooler.sockets import hung_up
 from pooler.throttle import Throttle
+from pooler.tls import Tls
 from pooler.watch import watch
 from pooler.wire import codes
 from pooler.wire.parse import CancelRequest
@@ -62,14 +65,32 @@ LAST_WORDS: Final = 2.0
 Load = Callable[[], Config]
 
 
+class Prepared(NamedTuple):
+    """A configuration that can be gone by: its addresses are bound."""
+
+    config: Config
+    bound: dict[Address, list[socket.socket]]
+    metrics: MetricsServer | None
+    """Serves the new address, where it is another."""
+
+
+class ReloadRefused(Exception):
+    """A configuration cannot be gone by, and nothing has changed."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
 class Service(Edge):
     """One pooler."""
 
-    def __init__(self, load: Load) -> None:
+    def __init__(self, load: Load, config: Config) -> None:
+        """`config` is what `load` has given just now."""
         # for ever
         self._load = load
         self.now = time.monotonic  # type: ignore[method-assign]  # asked several times a transaction
-        self.config = load()
+        self.config = config
         self.login_key = secrets.token_bytes(32)
         self.randbytes = secrets.token_bytes
         self.keyring = Keyring()
@@ -77,7 +98,7 @@ class Service(Edge):
         self.authquery = AuthQuery(self.router, lambda: self.config)
         self.throttle = Throttle(self.now, lambda: self.config.auth.failure_delay)
         self.authenticator = Authenticator(lambda: self.config, lookup=self.authquery.lookup)
-        self._listener = Listener(lambda: Greeter(self))
+        self._listener = Listener(lambda: Greeter(self), self.bind)
         self._dialer = Dialer(lambda: self.config, self.randbytes, random.random, self.keyring)
         self.health = Health(self)
         self._metrics = MetricsServer(self)
@@ -87,6 +108,7 @@ class Service(Edge):
         self._reload_wanted = asyncio.Event()
         self._stop_wanted = asyncio.Event()
         self._stop_now = asyncio.Event()
+        self._ticks = 0
         # counted
         self.tally = Tally()
         self.last_changes: list[Change] = []
@@ -128,7 +150,9 @@ class Service(Edge):
         if not client.internal:
             self.tally.open("client", client.transport.get_extra_info("tls"))
         if self.config.logging.log_connections and not client.internal:
-            logs.event(logging.INFO, "client connected", **_client(client))
+            tls: Tls | None = client.transport.get_extra_info("tls")
+            known = {"tls": tls.version, "cipher": tls.cipher} if tls is not None else {}
+            logs.event(logging.INFO, "client connected", **_client(client), **known)
 
     def client_closed(self, client: Client, reason: CloseReason, text: str) -> None:
         """Log it: an expected end as information, another as a warning."""
@@ -251,6 +275,13 @@ class Service(Edge):
 
     # -- for greeters
 
+    def admission(self, database: str, user: str) -> Awaitable[None] | None:
+        """Return what has to be awaited before this client may come in; None: nothing."""
+        return None
+
+    def not_admitted(self, database: str, user: str) -> None:
+        """A client that was awaited has not come in."""
+
     def greeting(self, greeter: Greeter) -> bool:
         """Count a connection that starts its login; False: there are too many."""
         limit = self.router.clients.limit
@@ -275,11 +306,15 @@ class Service(Edge):
 
     def cancel_request(self, request: CancelRequest) -> None:
         """Do what a CancelRequest asks for, if its key is right; there is no answer to it."""
+        if not self.cancelled(request):
+            self.tally.unknown_cancels += 1
+
+    def cancelled(self, request: CancelRequest) -> bool:
+        """Do it, and return whether the key is one of ours."""
         client = self.router.keys.find(request.pid, request.secret)
         if client is not None:
             client.pool.cancel_client(client)
-        else:
-            self.tally.unknown_cancels += 1
+        return client is not None
 
     def refused(
         self,
@@ -335,29 +370,48 @@ class Service(Edge):
             logs.event(logging.WARNING, "setting not supported", setting=note)
         self._apply(config)
         self.tally.reloaded_at = _wall_clock()
-        await self._listener.commit(config, self._listener.prepare(config))
-        await self._metrics.open(config)
-        self._report_addresses()
+        await self.open(config)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGQUIT, self._stop_now.set)
-        loop.add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
-        tasks = [
-            loop.create_task(self._tick()),
-            loop.create_task(self._reload_when_asked()),
-            loop.create_task(
-                watch(lambda: self.config.files, lambda: self.config.seen, self._reload_wanted.set)
-            ),
-        ]
-        logs.event(logging.INFO, "ready")
-        notify("READY=1")
+        tasks = [loop.create_task(task) for task in (self._tick(), *self.duties())]
+        self.ready()
         try:
-            await _either(self._stop_wanted, self._stop_now)
+            await either(self._stop_wanted, self._stop_now)
             await self._drain()
         finally:
             for task in tasks[1:]:
                 task.cancel()
             await self._close(tasks[0])
+
+    # what a worker does otherwise
+
+    def bind(self, config: Settings, address: Address) -> list[socket.socket]:
+        """Return what listens on `address`; OSError."""
+        return bind(config, address)
+
+    async def open(self, config: Config) -> None:
+        """Listen, for clients and for Prometheus."""
+        await self._listener.commit(config, self._listener.prepare(config))
+        await self._metrics.open(config)
+        self._report_addresses()
+
+    async def moved_metrics(self, config: Config) -> MetricsServer | None:
+        """Return what serves the new address for Prometheus; OSError."""
+        server = MetricsServer(self)
+        await server.open(config)
+        return server
+
+    def duties(self) -> list[Coroutine[Any, Any, None]]:
+        """Return what is to be done beside serving."""
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
+        files = watch(lambda: self.config.files, lambda: self.config.seen, self._reload_wanted.set)
+        return [self._reload_when_asked(), files]
+
+    def ready(self) -> None:
+        """Tell everybody that clients can come."""
+        logs.event(logging.INFO, "ready")
+        notify("READY=1")
 
     def _unhandled(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
         """An exception out of a callback is a bug: end the one connection it was about."""
@@ -375,7 +429,7 @@ class Service(Edge):
         self.config = config
         limits = config.limits
         self.router.configure(
-            lru_cache(ROUTES)(config.resolve),
+            lru_cache(ROUTES)(partial(self.resolve, config)),
             limits.max_client_connections,
             limits.max_server_connections,
             config.auth_route,
@@ -383,9 +437,13 @@ class Service(Edge):
         self.authquery.clear()
         for name, database in config.databases.items():
             if database.user and name != "*":
-                route = config.resolve(name, database.user)
+                route = self.resolve(config, name, database.user)
                 if route is not None and route.pool.min_pool_size:
                     self.router.pool(route)
+
+    def resolve(self, config: Config, database: str, user: str) -> Route | None:
+        """Return where a client that asks for (database, user) goes; None: no such database."""
+        return config.resolve(database, user)
 
     def _report_addresses(self) -> None:
         for address in self._listener.addresses:
@@ -394,19 +452,22 @@ class Service(Edge):
             logs.event(logging.INFO, "metrics", address=address)
 
     async def _tick(self) -> None:
-        ticks = 0
         while True:
             await asyncio.sleep(TICK)
-            ticks += 1
-            self.ticked_at = self.now()
-            for pool in list(self.router.pools.values()):
-                overdue.enforce(pool)
-                if ticks % SECOND == 0:
-                    overdue.enforce_client_idle(pool)
-            if ticks % SECOND == 0:
-                self.router.prune()
-                period = self.config.admin.stats_period
-                self.periods.tick(self.now(), period, self.router.pools.values())
+            self.tick()
+
+    def tick(self) -> None:
+        """Look at the time limits."""
+        self._ticks += 1
+        self.ticked_at = self.now()
+        for pool in list(self.router.pools.values()):
+            overdue.enforce(pool)
+            if self._ticks % SECOND == 0:
+                overdue.enforce_client_idle(pool)
+        if self._ticks % SECOND == 0:
+            self.router.prune()
+            period = self.config.admin.stats_period
+            self.periods.tick(self.now(), period, self.router.pools.values())
 
     # -- reload
 
@@ -421,43 +482,50 @@ class Service(Edge):
     async def reload(self) -> None:
         """Load the configuration anew and go by it, or say why not and change nothing."""
         try:
+            prepared = await self.prepare_reload()
+        except ReloadRefused as refused:
+            self.tally.reload(_wall_clock(), ok=False)
+            for problem in refused.problems:
+                self.errors.note(self.now(), "reload failed", "", "", "F0000", problem)
+            logs.event(logging.ERROR, "reload failed", problems=refused.problems)
+            return
+        await self.commit_reload(prepared)
+
+    async def prepare_reload(self) -> Prepared:
+        """Load the configuration and bind what it wants; ReloadRefused, and nothing has changed."""
+        bound: dict[Address, list[socket.socket]] = {}
+        metrics = None
+        try:
             config = self._load()
             bound = self._listener.prepare(config)
-        except ConfigError as error:
-            self._reload_failed([str(problem) for problem in error.problems])
-            return
-        except OSError as error:
-            self._reload_failed([str(error)])
-            return
-        before = self.config
-        if config.metrics.listen != before.metrics.listen:
-            try:
-                await self._move_metrics(config)
-            except OSError as error:
-                self._listener.discard(bound)
-                self._reload_failed([str(error)])
-                return
-        found = changes(before, config)
-        await self._listener.commit(config, bound)
+            if config.metrics.listen != self.config.metrics.listen:
+                metrics = await self.moved_metrics(config)
+        except (ConfigError, OSError) as error:
+            self._listener.discard(bound)
+            raise ReloadRefused(problems_of(error)) from error
+        return Prepared(config, bound, metrics)
+
+    async def discard_reload(self, prepared: Prepared) -> None:
+        """Do not go by it after all."""
+        self._listener.discard(prepared.bound)
+        if prepared.metrics is not None:
+            await prepared.metrics.close()
+
+    async def commit_reload(self, prepared: Prepared) -> None:
+        """Go by it."""
+        config = prepared.config
+        found = changes(self.config, config)
+        if prepared.metrics is not None:
+            await self._metrics.close()
+            self._metrics = prepared.metrics
+        await self._listener.commit(config, prepared.bound)
         self._apply(config)
         logs.set_up(config.logging.format, config.logging.level)
         self.tally.reload(_wall_clock(), ok=True)
         self.last_changes = found
         logs.event(logging.INFO, "reloaded", changes=[str(change) for change in found])
-        if bound or config.metrics.listen != before.metrics.listen:
+        if prepared.bound or prepared.metrics is not None:
             self._report_addresses()
-
-    def _reload_failed(self, problems: list[str]) -> None:
-        self.tally.reload(_wall_clock(), ok=False)
-        for problem in problems:
-            self.errors.note(self.now(), "reload failed", "", "", "F0000", problem)
-        logs.event(logging.ERROR, "reload failed", problems=problems)
-
-    async def _move_metrics(self, config: Config) -> None:
-        server = MetricsServer(self)
-        await server.open(config)
-        await self._metrics.close()
-        self._metrics = server
 
     # -- the end
 
@@ -508,7 +576,14 @@ class Service(Edge):
         logs.event(logging.INFO, "stopped")
 
 
-async def _either(*events: asyncio.Event) -> None:
+def problems_of(error: ConfigError | OSError) -> list[str]:
+    """Return why a configuration cannot be gone by, for people."""
+    problems = error.problems if isinstance(error, ConfigError) else (error,)
+    return [str(problem) for problem in problems]
+
+
+async def either(*events: asyncio.Event) -> None:
+    """Wait until one of them is set."""
     tasks = [asyncio.create_task(event.wait()) for event in events]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

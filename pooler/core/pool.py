@@ -587,7 +587,7 @@ class Pool:
         if server.client is not None and server.state is ServerState.ACTIVE:
             client = server.client
             self.settled(server)
-            if server.client is client and server.cancels == 0:
+            if client.server is server and server.cancels == 0:
                 client.resume()
         elif server.state is ServerState.TIDYING:
             self.offer(server)
@@ -744,6 +744,8 @@ class Pool:
         if settings.measures is None:
             self.statistics.clear()
         self.retire_idle()
+        if self.supply.failing_since:  # perhaps not for the same reason
+            self.supply.forgive()
         self.wake()
 
     def end(self, error: PoolerError, reason: CloseReason) -> None:
