@@ -358,7 +358,7 @@ class Service(Edge):
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._unhandled)
         config = self.config
-        logs.set_up(config.logging.format, config.logging.level)
+        logs.set_up(config.logging.format, config.logging.level, config.logging.repeat_limit)
         logs.event(
             logging.INFO,
             "starting",
@@ -465,6 +465,7 @@ class Service(Edge):
             if self._ticks % SECOND == 0:
                 overdue.enforce_client_idle(pool)
         if self._ticks % SECOND == 0:
+            logs.flush()
             self.router.prune()
             period = self.config.admin.stats_period
             self.periods.tick(self.now(), period, self.router.pools.values())
@@ -520,7 +521,7 @@ class Service(Edge):
             self._metrics = prepared.metrics
         await self._listener.commit(config, prepared.bound)
         self._apply(config)
-        logs.set_up(config.logging.format, config.logging.level)
+        logs.set_up(config.logging.format, config.logging.level, config.logging.repeat_limit)
         self.tally.reload(_wall_clock(), ok=True)
         self.last_changes = found
         logs.event(logging.INFO, "reloaded", changes=[str(change) for change in found])
@@ -573,6 +574,7 @@ class Service(Edge):
             for server in list(pool.leaving):
                 server.transport.abort()
         await asyncio.sleep(0)
+        logs.flush(ended=True)
         logs.event(logging.INFO, "stopped")
 
 

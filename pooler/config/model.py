@@ -606,6 +606,9 @@ class Logging(Section):
     """Log each client that left, with the reason."""
     log_pooler_errors: bool = True
     """Log each error the pooler sends to a client."""
+    repeat_limit: Count = 20
+    """Warnings alike but for whom they are about that are logged within 10 s; the others are
+    counted. 0 logs all."""
 
 
 def _workers(value: object) -> object:
@@ -641,7 +644,7 @@ class Settings(Section):
     users: dict[str, User] = Field(default={})
     """Users by name."""
     metrics: Metrics = Metrics()
+    admin: Admin = Admin()
     queries: Queries = Queries()
     traces: Traces = Traces()
-    admin: Admin = Admin()
     logging: Logging = Logging()

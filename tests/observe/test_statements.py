@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from pooler.service import Service
 from tests.admin.test_views import serving
 from tests.conftest import RunWithConfig
 from tests.live.conftest import Login
+from tests.session_state.test_pins import metric
 from tests.support import rawclient as raw
 from tests.support.pooler import Config, Pooler, merged
 from tests.support.waiting import wait_until
@@ -132,12 +134,11 @@ def test_waiting_is_told_from_executing(config: Config, tmp_path: Path) -> None:
     def work(dsn: str) -> None:
         with psycopg.connect(dsn, autocommit=True) as one, psycopg.connect(dsn) as other:
             other.execute("SELECT 'holds the only server'")
-            with psycopg.connect(dsn, autocommit=True) as third:
-                third.pgconn.send_query(b"SELECT 'waits'")
+            with ThreadPoolExecutor(1) as thread:
+                waiting = thread.submit(one.execute, "SELECT 'waits'")
                 time.sleep(0.3)
                 other.commit()
-                while third.pgconn.get_result():
-                    pass
+                waiting.result(10)
             one.execute("SELECT 'waits', pg_sleep(0.2)")
 
     found = measured(config, tmp_path, work, databases={"*": {"pool_size": 1}})
@@ -177,7 +178,7 @@ def test_a_slow_query_says_why(counting: Pooler, login: Login) -> None:
     assert second["client"] == first["client"]
     assert second["pid"] > 0
     assert SECRET not in counting.log_text
-    client.query("SELECT 1 FROM pg_sleep(0.3)")  # by now it is known what keeps the server
+    wait_until(lambda: metric(counting, "pooler_pinned_servers", reason="locks") == 1)
     client.query("SELECT pg_sleep(0.01)")
     wait_until(lambda: slow(counting)[-1]["statement"] == "SELECT pg_sleep(?)")
     assert slow(counting)[-1]["pinned"] == "locks"
@@ -223,16 +224,9 @@ def test_an_error_skips_the_rest_of_its_group(counting: Pooler, login: Login) ->
 
 def test_a_client_that_leaves_its_query(counting: Pooler, login: Login) -> None:
     client = login(at=counting)
-    client.query("SELECT 1")
     client.send(raw.query("SELECT pg_sleep(60)"))
-    wait_until(lambda: _busy(counting) == 1)
+    wait_until(lambda: metric(counting, "pooler_servers", state="active") == 1)
     client.close()
     wait_until(lambda: bool(slow(counting)))
     assert slow(counting)[0]["statement"] == "SELECT pg_sleep(?)"
     assert slow(counting)[0]["sqlstate"] == "08006"
-
-
-def _busy(pooler: Pooler) -> float:
-    from tests.live.test_command_line import sample
-
-    return sample(pooler.metrics_port, "pooler_servers", database="app", user="app", state="active")
