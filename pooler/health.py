@@ -31,7 +31,8 @@ PROBE_AGAIN: Final = 1.0
 CLOCK_LIMIT: Final = 10.0
 """Seconds without a look at time limits after which the process does not work."""
 
-Report = tuple[bool, dict[str, Any]]
+Report = dict[str, Any]
+"""What a probe answers, in JSON: `status`, the `reasons` for it, and more."""
 
 
 class Health:
@@ -50,7 +51,7 @@ class Health:
         reasons = []
         if now - service.ticked_at > CLOCK_LIMIT:
             reasons.append(f"time limits were last looked at {now - service.ticked_at:.0f} s ago")
-        return not reasons, {
+        return {
             "status": "failing" if reasons else "ok",
             "reasons": reasons,
             "version": pooler.__version__,
@@ -69,7 +70,7 @@ class Health:
         for name, found in databases.items():
             if found["status"] != "reachable" and not found["optional"]:
                 reasons.append(f"database {name} is {found['status']}: {found['error']}")
-        return not reasons, {
+        return {
             "status": "not ready" if reasons else "ready",
             "reasons": reasons,
             "databases": databases,
@@ -152,3 +153,17 @@ async def _connect(host: Host) -> str:
     with contextlib.suppress(OSError):
         await writer.wait_closed()
     return ""
+
+
+def together(reports: Iterable[Report]) -> Report:
+    """Return the readiness of several processes that are one pooler."""
+    first, *others = reports
+    for other in others:
+        reasons = dict.fromkeys((*first["reasons"], *other["reasons"]))
+        databases = {
+            name: found if found["status"] != "reachable" else other["databases"].get(name, found)
+            for name, found in first["databases"].items()
+        }
+        status = "not ready" if reasons else "ready"
+        first = {"status": status, "reasons": list(reasons), "databases": databases}
+    return first

@@ -28,6 +28,8 @@ from pooler.config.units import (
     HostPort,
     ListenHosts,
     ListenPort,
+    PeerAddress,
+    PeerAddresses,
     Port,
     Positive,
     Secret,
@@ -552,6 +554,21 @@ class Metrics(Section):
         return parse_host_port(self.listen) if self.listen else None
 
 
+class Dashboard(Section):
+    """The page at / of the metrics address, and the JSON API under /api/."""
+
+    enabled: bool = True
+    """Serve it."""
+    remote: bool = False
+    """Serve it also where metrics.listen is no loopback address, to whoever can reach that."""
+    login_to_look: bool = False
+    """Ask for the password of one of admin.users also to look, not only to change something."""
+    hosts: Texts = ()
+    """Names under which browsers reach it, one or a list; localhost and addresses need none."""
+    viewers: Positive = 20
+    """Pages that are shown what happens at a time."""
+
+
 class Admin(Section):
     """The console: who may operate the pooler, and what is measured for it."""
 
@@ -561,6 +578,28 @@ class Admin(Section):
     """Users who may look, and change nothing."""
     stats_period: Duration = 60.0
     """Period of the averages."""
+
+
+class Upgrade(Section):
+    """The replacement of the running process by a new one that nobody notices."""
+
+    timeout: Duration = 3600.0
+    """Time that clients who cannot move (TLS, session mode, pins) may stay with the old process."""
+    socket: str = ""
+    """Unix socket on which `pooler upgrade` asks for it, for the same user only; "" for none."""
+
+
+class Peers(Section):
+    """Other poolers behind the same address: cancel requests are sent on to them."""
+
+    id: Annotated[int, Field(ge=0, le=255)] = 0
+    """Number of this pooler among them, 1 to 255; 0 where they have none."""
+    members: dict[Annotated[int, Field(ge=1, le=255)], PeerAddress] = Field(default={})
+    """Their addresses by number: the one that issued a key is asked."""
+    hosts: PeerAddresses = ()
+    """Addresses without numbers, one or a list: all are asked, and all of a name's addresses."""
+    port: Port = 6432
+    """Port of the addresses that do not name their own."""
 
 
 OffSampledOn = Annotated[
@@ -644,7 +683,10 @@ class Settings(Section):
     users: dict[str, User] = Field(default={})
     """Users by name."""
     metrics: Metrics = Metrics()
+    dashboard: Dashboard = Dashboard()
     admin: Admin = Admin()
+    upgrade: Upgrade = Upgrade()
+    peers: Peers = Peers()
     queries: Queries = Queries()
     traces: Traces = Traces()
     logging: Logging = Logging()
