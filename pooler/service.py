@@ -31,7 +31,7 @@ from pooler.core.client import Client
 from pooler.core.edge import Edge
 from pooler.core.errors import CloseReason, PoolerError, ServerFault
 from pooler.core.limits import Allotment
-from pooler.core.meter import Query
+from pooler.core.meter import Query, Transaction
 from pooler.core.pins import Pin
 from pooler.core.pool import Pool
 from pooler.core.routes import Router
@@ -53,6 +53,7 @@ from pooler.peers import Peers, sent_on
 from pooler.sockets import hung_up, tcp_sockets
 from pooler.throttle import Throttle
 from pooler.tls import Tls
+from pooler.traces import Tracing
 from pooler.watch import watch
 from pooler.wire import codes
 from pooler.wire.parse import CancelRequest
@@ -123,6 +124,7 @@ class Service(Edge):
             self._listener.owner = False  # for now
         # now
         self.ticked_at = self.now()
+        self.tracing = Tracing(self.now)
         self._greeters: set[Greeter] = set()
         self._reload_wanted = asyncio.Event()
         self._stop_wanted = asyncio.Event()
@@ -327,6 +329,10 @@ class Service(Edge):
             pinned_by=pin.statement if pin is not None else "",
             statement=query.statement,
         )
+
+    def transaction_traced(self, transaction: Transaction) -> None:
+        """Send it to the collector."""
+        self.tracing.add(transaction)
 
     def bug(self, where: object, error: BaseException) -> None:
         """Log our own mistake, with its traceback."""
@@ -557,6 +563,7 @@ class Service(Edge):
             config.auth_route,
         )
         self.authquery.clear()
+        self.tracing.configure(config)
         self.upgrades.configured()
         for name, database in config.databases.items():
             if database.user and name != "*":
@@ -742,6 +749,7 @@ class Service(Edge):
             for server in list(pool.leaving):
                 server.transport.abort()
         await asyncio.sleep(0)
+        await self.tracing.close()
         logs.flush(ended=True)
         logs.event(logging.INFO, "stopped")
 
