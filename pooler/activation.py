@@ -1,8 +1,8 @@
 """Systemd's socket activation: listening sockets that come with the process (`sd_listen_fds`).
 
 With any, these are where clients connect, in place of `listen.host`, `listen.port` and
-`listen.unix_socket_dir`; one by the name `metrics` (FileDescriptorName=) is for Prometheus. They are
-never closed and their paths never removed: they are systemd's, and outlive us.
+`listen.unix_socket_dir`; one by the name `metrics` (FileDescriptorName=) is for Prometheus. Their
+paths are never removed: they are systemd's, and outlive us.
 """
 
 import os
