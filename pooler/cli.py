@@ -9,13 +9,14 @@ import os
 import resource
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 import uvloop
 
 import pooler
 from pooler.config import Config, ConfigError, Overrides, json_schema, load
-from pooler.service import Service
+from pooler.service import Overlay, Service
 
 FAILED: Final = 1
 MISUSED: Final = 2
@@ -80,8 +81,9 @@ def _add_configuration(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metrics", metavar="HOST:PORT", help='address of /metrics, "" for none')
 
 
-def _load(options: argparse.Namespace) -> Config:
-    overrides = Overrides(options.upstream, options.listen, options.metrics)
+def _load(options: argparse.Namespace, overlay: Overlay | None = None) -> Config:
+    settings = tuple((overlay or {}).items())
+    overrides = Overrides(options.upstream, options.listen, options.metrics, settings)
     return load(options.config, environ=os.environ, overrides=overrides)
 
 
@@ -96,7 +98,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 async def _serve(options: argparse.Namespace) -> None:
-    await Service(lambda: _load(options)).run()
+    await Service(partial(_load, options)).run()
 
 
 def _raise_file_limit() -> None:

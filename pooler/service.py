@@ -5,12 +5,13 @@ here or handed on, what it reports is logged. A reload applies whole or not at a
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 import secrets
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Final, cast
 
@@ -34,6 +35,7 @@ from pooler.greeter import Greeter
 from pooler.http import MetricsServer
 from pooler.listener import Listener
 from pooler.notify import notify, reloading
+from pooler.shutdown import Stop
 from pooler.sockets import hung_up
 from pooler.throttle import Throttle
 from pooler.watch import watch
@@ -55,7 +57,9 @@ ROUTES: Final = 1000
 LAST_WORDS: Final = 2.0
 """Seconds for servers to end their sessions and clients to read why, when all else is done."""
 
-Load = Callable[[], Config]
+Overlay = Mapping[tuple[str, ...], str]
+"""Settings that the console has SET, by their path."""
+Load = Callable[[Overlay], Config]
 
 
 class Service(Edge):
@@ -63,9 +67,10 @@ class Service(Edge):
 
     def __init__(self, load: Load) -> None:
         # for ever
-        self._load = load
+        self.load = load
         self.now = time.monotonic  # type: ignore[method-assign]  # asked several times a transaction
-        self.config = load()
+        self.overlay: Overlay = {}
+        self.config = load(self.overlay)
         self.login_key = secrets.token_bytes(32)
         self.randbytes = secrets.token_bytes
         self.keyring = Keyring()
@@ -79,8 +84,10 @@ class Service(Edge):
         # now
         self._greeters: set[Greeter] = set()
         self._reload_wanted = asyncio.Event()
-        self._stop_wanted = asyncio.Event()
-        self._stop_now = asyncio.Event()
+        self._reloading = asyncio.Lock()
+        self._stop: Stop | None = None
+        self._stop_timeout: float | None = None
+        self._stop_changed = asyncio.Event()
         # counted
         self.refusals = 0
         self.reloads = 0
@@ -247,9 +254,9 @@ class Service(Edge):
 
     def cancel_request(self, request: CancelRequest) -> None:
         """Do what a CancelRequest asks for, if its key is right; there is no answer to it."""
-        client = self.router.keys.find(request.pid, request.secret)
-        if client is not None:
-            client.pool.cancel_client(client)
+        holder = self.router.keys.find(request.pid, request.secret)
+        if holder is not None:
+            holder.cancel()
 
     def refused(
         self,
@@ -280,7 +287,7 @@ class Service(Edge):
 
     def not_ready(self) -> list[str]:
         """Return why clients should not be sent here, nothing if they should."""
-        if self.router.ending is not None:
+        if self.stopping:
             return ["the pooler is shutting down"]
         return [
             f"no server of database {pool.database}, user {pool.user}: {pool.supply.last_error}"
@@ -295,9 +302,24 @@ class Service(Edge):
         """Where clients can connect to."""
         return self._listener.addresses
 
-    def stop(self) -> None:
-        """Let clients finish their transactions, then end; the second time, end at once."""
-        (self._stop_now if self._stop_wanted.is_set() else self._stop_wanted).set()
+    @property
+    def stopping(self) -> bool:
+        """True once the end has begun."""
+        return self._stop is not None
+
+    def stop(self, how: Stop = Stop.SERVERS, timeout: float | None = None) -> None:
+        """End, `timeout` seconds from now at the latest; the same wish again: end at once.
+
+        Without a `timeout` it is `shutdown_timeout`, or none where clients are waited for.
+        """
+        if self._stop is not None and how.haste <= self._stop.haste:
+            how = Stop.NOW
+        self._stop, self._stop_timeout = how, timeout
+        self._stop_changed.set()
+
+    def _stop_or_hurry(self) -> None:
+        """Do as SIGTERM and SIGINT want: the second one means at once."""
+        self.stop(Stop.NOW if self._stop is Stop.SERVERS else Stop.SERVERS)
 
     async def run(self) -> None:
         """Serve until told to stop; OSError when an address cannot be had."""
@@ -317,9 +339,9 @@ class Service(Edge):
         await self._metrics.open(config)
         self._report_addresses()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop)
-        loop.add_signal_handler(signal.SIGQUIT, self._stop_now.set)
-        loop.add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
+            loop.add_signal_handler(number, self._stop_or_hurry)
+        loop.add_signal_handler(signal.SIGQUIT, self.stop, Stop.NOW)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_as_asked)
         tasks = [
             loop.create_task(self._tick()),
             loop.create_task(self._reload_when_asked()),
@@ -330,7 +352,7 @@ class Service(Edge):
         logs.event(logging.INFO, "ready")
         notify("READY=1")
         try:
-            await _either(self._stop_wanted, self._stop_now)
+            await self._stop_changed.wait()
             await self._drain()
         finally:
             for task in tasks[1:]:
@@ -376,6 +398,9 @@ class Service(Edge):
         while True:
             await asyncio.sleep(TICK)
             ticks += 1
+            for scope in self.router.holds.over(self.now()):
+                self.router.hold()
+                logs.event(logging.INFO, "resumed", scope=str(scope), why="its time is over")
             for pool in list(self.router.pools.values()):
                 overdue.enforce(pool)
                 if ticks % SECOND == 0:
@@ -387,47 +412,63 @@ class Service(Edge):
 
     # -- reload
 
+    def _reload_as_asked(self) -> None:
+        """Go by the files alone, as SIGHUP wants."""
+        self.overlay = {}
+        self._reload_wanted.set()
+
     async def _reload_when_asked(self) -> None:
         while True:
             await self._reload_wanted.wait()
             self._reload_wanted.clear()
             notify(*reloading())
-            await self.reload()
+            with contextlib.suppress(ConfigError, OSError):  # which have been logged
+                await self.reload(self.overlay)
             notify("READY=1")
 
-    async def reload(self) -> None:
-        """Load the configuration anew and go by it, or say why not and change nothing."""
-        try:
-            config = self._load()
-            bound = self._listener.prepare(config)
-        except ConfigError as error:
-            self._reload_failed([str(problem) for problem in error.problems])
-            return
-        except OSError as error:
-            self._reload_failed([str(error)])
-            return
-        before = self.config
-        if config.metrics.listen != before.metrics.listen:
+    async def reload(self, overlay: Overlay) -> list[Change]:
+        """Load the configuration anew, with what is SET on top, and go by it.
+
+        Returns what is different now; ConfigError or OSError: nothing is.
+        """
+        async with self._reloading:
             try:
-                await self._move_metrics(config)
+                found = await self._reload(overlay)
+            except ConfigError as error:
+                self._reload_failed([str(problem) for problem in error.problems])
+                raise
             except OSError as error:
-                self._listener.discard(bound)
                 self._reload_failed([str(error)])
-                return
-        found = changes(before, config)
-        await self._listener.commit(config, bound)
-        self._apply(config)
-        logs.set_up(config.logging.format, config.logging.level)
+                raise
         self.reloads += 1
         self.last_changes = found
         logs.event(logging.INFO, "reloaded", changes=[str(change) for change in found])
-        if bound or config.metrics.listen != before.metrics.listen:
+        return found
+
+    async def _reload(self, overlay: Overlay) -> list[Change]:
+        before = self.config
+        config = self.load(overlay)
+        bound = self._listener.prepare(config)
+        moved = config.metrics.listen != before.metrics.listen
+        try:
+            if moved:
+                await self._move_metrics(config)
+        except OSError:
+            self._listener.discard(bound)
+            raise
+        found = changes(before, config)
+        await self._listener.commit(config, bound)
+        self.overlay = overlay
+        self._apply(config)
+        logs.set_up(config.logging.format, config.logging.level)
+        if bound or moved:
             self._report_addresses()
+        return found
 
     def _reload_failed(self, problems: list[str]) -> None:
         self.failed_reloads += 1
         for problem in problems:
-            self.errors.note(self.now(), "reload failed", "", "", "F0000", problem)
+            self.errors.note(self.now(), "reload failed", "", "", codes.CONFIG_FILE_ERROR, problem)
         logs.event(logging.ERROR, "reload failed", problems=problems)
 
     async def _move_metrics(self, config: Config) -> None:
@@ -439,24 +480,49 @@ class Service(Edge):
     # -- the end
 
     async def _drain(self) -> None:
-        """Let clients finish their transactions, for `shutdown_timeout` at most."""
-        timeout = self.config.timeouts.shutdown_timeout
-        logs.event(logging.INFO, "stopping", clients=self.router.clients.count, timeout=timeout)
+        """Have clients leave, in the way that is wanted."""
+        logs.event(
+            logging.INFO,
+            "stopping",
+            clients=self.router.clients.count,
+            how=self._how.value or "NOW",
+        )
         notify("STOPPING=1")
-        self._listener.close()
+        if self._how is not Stop.NOW:
+            await self._unless_changed(self.config.timeouts.shutdown_delay, lambda: False)
         error = PoolerError(
             codes.ADMIN_SHUTDOWN, "terminating connection due to administrator command"
         )
+        self._listener.close()
         for greeter in list(self._greeters):
             greeter.turn_away(error, CloseReason.SHUTDOWN)
-        self.router.end(error, CloseReason.SHUTDOWN)
-        end = self.now() + timeout if timeout else float("inf")
-        # three conditions, one of them time
-        while self.router.clients.count and self.now() < end and not self._stop_now.is_set():  # noqa: ASYNC110
-            await asyncio.sleep(TICK / 2)
+        self.router.closed = True
+        if self._how is Stop.CLIENTS:
+            await self._unless_changed(self._stop_timeout, self._empty)
+        if self._how is not Stop.NOW:
+            self.router.end(error, CloseReason.SHUTDOWN)
+            timeout = self._stop_timeout if self._how is Stop.SERVERS else None
+            if timeout is None:
+                timeout = self.config.timeouts.shutdown_timeout or None
+            await self._unless_changed(timeout, self._empty)
         left = self.router.clients.count
         if left:
             logs.event(logging.WARNING, "clients cut off", clients=left)
+
+    @property
+    def _how(self) -> Stop:
+        return self._stop or Stop.NOW
+
+    def _empty(self) -> bool:
+        return not self.router.clients.count
+
+    async def _unless_changed(self, seconds: float | None, over: Callable[[], bool]) -> None:
+        """Wait so long (None: for ever), or until it is over, or there is more haste."""
+        how = self._stop
+        end = float("inf") if seconds is None else self.now() + seconds
+        # three conditions, one of them time
+        while not over() and self.now() < end and self._stop is how:  # noqa: ASYNC110
+            await asyncio.sleep(TICK / 2)
 
     async def _close(self, tick: "asyncio.Task[None]") -> None:
         """Close what is left, and wait a moment for the servers to have ended their sessions."""
@@ -471,7 +537,7 @@ class Service(Edge):
                 pool.close(server, CloseReason.SHUTDOWN)
         end = self.now() + LAST_WORDS
         while any(pool.leaving for pool in pools) and self.now() < end:
-            if self._stop_now.is_set():
+            if self._how is Stop.NOW:
                 break
             await asyncio.sleep(TICK / 10)
         tick.cancel()
@@ -483,15 +549,6 @@ class Service(Edge):
                 server.transport.abort()
         await asyncio.sleep(0)
         logs.event(logging.INFO, "stopped")
-
-
-async def _either(*events: asyncio.Event) -> None:
-    tasks = [asyncio.create_task(event.wait()) for event in events]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
 
 
 def _client(client: Client) -> dict[str, object]:
