@@ -15,6 +15,7 @@ from typing import Final
 import uvloop
 
 import pooler
+from pooler import ctl, importer
 from pooler.config import Config, ConfigError, Overrides, json_schema, load
 from pooler.service import Overlay, Service
 
@@ -69,13 +70,22 @@ def _parser() -> tuple[argparse.ArgumentParser, tuple[str, ...]]:
     demo.add_argument("--metrics", metavar="HOST:PORT", help="address of /metrics")
     demo.set_defaults(command=_demo)
 
+    convert = commands.add_parser("import", help="turn a pgbouncer.ini into a configuration file")
+    convert.add_argument("ini", metavar="PGBOUNCER.INI")
+    convert.add_argument("-o", "--output", metavar="FILE", help="(default: standard output)")
+    convert.set_defaults(command=_import)
+
+    ctl.add_parser(commands)
+
     schema = commands.add_parser("schema", help="print the JSON Schema of the configuration file")
     schema.set_defaults(command=_schema)
     return parser, tuple(commands.choices)
 
 
 def _add_configuration(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", nargs="?", metavar="CONFIG", help="configuration file, YAML")
+    file = parser.add_mutually_exclusive_group()
+    file.add_argument("config", nargs="?", metavar="CONFIG", help="configuration file, YAML")
+    file.add_argument("--ini", metavar="PGBOUNCER.INI", help="PgBouncer's configuration instead")
     parser.add_argument("--upstream", metavar="URL", help="postgresql://... of the database")
     parser.add_argument("--listen", metavar="HOST:PORT", help="where clients connect to")
     parser.add_argument("--metrics", metavar="HOST:PORT", help='address of /metrics, "" for none')
@@ -84,6 +94,9 @@ def _add_configuration(parser: argparse.ArgumentParser) -> None:
 def _load(options: argparse.Namespace, overlay: Overlay | None = None) -> Config:
     settings = tuple((overlay or {}).items())
     overrides = Overrides(options.upstream, options.listen, options.metrics, settings)
+    if options.ini is not None:
+        form = importer.ini_form
+        return load(options.ini, environ=os.environ, overrides=overrides, form=form)
     return load(options.config, environ=os.environ, overrides=overrides)
 
 
@@ -124,6 +137,14 @@ def _demo(options: argparse.Namespace) -> int:
     from pooler import demo
 
     return demo.run(options)
+
+
+def _import(options: argparse.Namespace) -> int:
+    try:
+        return importer.run(options.ini, options.output, os.environ)
+    except OSError as error:
+        print(f"pooler import: {options.output}: {error.strerror}", file=sys.stderr)
+        return FAILED
 
 
 def _schema(options: argparse.Namespace) -> int:

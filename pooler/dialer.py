@@ -207,6 +207,7 @@ class Dialer:
         secret = pool.secret
         transport: asyncio.Transport | None = None
         connected = False
+        began = pool.edge.now()
         try:
             async with asyncio.timeout(pool.settings.server_connect_timeout or None):
                 transport, welcome = await self._log_in(host, target, secret)
@@ -229,6 +230,7 @@ class Dialer:
             )
             transport.set_protocol(server)  # type: ignore[arg-type]  # a protocol by shape
             connected = True
+            pool.counters.connected(pool.edge.now() - began)
             pool.supply.connected(server)
         except ServerFault as error:
             pool.supply.failed(host, error, secret)

@@ -4,7 +4,9 @@ import asyncio
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, cast
 
+from pooler.admin.session import Session
 from pooler.config.certificates import ClientSide
+from pooler.config.config import CONSOLE
 from pooler.core.errors import CloseReason, PoolerError
 from pooler.dialogue import DialogueProtocol
 from pooler.sockets import connection, peer_name, set_options
@@ -30,9 +32,10 @@ if TYPE_CHECKING:
 class Greeter(DialogueProtocol[Login | CancelRequest]):
     """One connection until it is a client, or gone."""
 
-    def __init__(self, service: "Service") -> None:
+    def __init__(self, service: "Service", *, console_only: bool = False) -> None:
         super().__init__(self._login())
         self._service = service
+        self.console_only = console_only
         self._tls: ClientSide | None = None  # what it was offered
         self._name = ""
         self._user = ""
@@ -95,6 +98,11 @@ class Greeter(DialogueProtocol[Login | CancelRequest]):
         """Have the user looked up."""
         self._user = request.user
         self._database = request.database
+        console = self._service.console
+        if self.console_only and request.database not in CONSOLE:
+            raise LoginFailed(codes.INVALID_DATABASE, "only the console is on this socket")
+        if console.is_own(connection(self.transport), request.database, request.user):
+            return Account("trust")
         return self._service.authenticator.find(connection(self.transport), request)
 
     def succeeded(self, result: Login | CancelRequest, rest: bytes) -> None:
@@ -104,6 +112,9 @@ class Greeter(DialogueProtocol[Login | CancelRequest]):
         if isinstance(result, CancelRequest):
             service.cancel_request(result)
             self.transport.close()
+            return
+        if result.database in CONSOLE:
+            self._open_console(result, rest)
             return
         try:
             client = service.router.admit(
@@ -116,12 +127,28 @@ class Greeter(DialogueProtocol[Login | CancelRequest]):
                 result.credential,
             )
         except PoolerError as error:
-            self._refuse(error.response(), CloseReason.LOGIN_FAILED, error.text)
+            self._refuse(error.response(), error.sqlstate, CloseReason.LOGIN_FAILED, error.text)
             return
         self.transport.set_protocol(client)  # type: ignore[arg-type]  # a protocol by shape
         client.pool.enter(client)
         if rest:
             client.data_received(rest)
+
+    def _open_console(self, login: Login, rest: bytes) -> None:
+        console = self._service.console
+        own = console.is_own(connection(self.transport), login.database, login.user)
+        try:
+            console.check(login.user, own=own)
+        except PoolerError as error:
+            response = error.response("FATAL")
+            self._refuse(response, error.sqlstate, CloseReason.LOGIN_FAILED, error.text)
+            return
+        session = Session(console, self.transport, self._name, login, own=own)
+        console.sessions[session] = None
+        self.transport.set_protocol(session)
+        session.greet()
+        if rest:
+            session.data_received(rest)
 
     def failed(self, error: LoginFailed | Refused) -> None:
         """Tell the client why it may not come in; later, where its address has tried too often."""
@@ -142,7 +169,7 @@ class Greeter(DialogueProtocol[Login | CancelRequest]):
         self._late = None
         self._done()
         response = build.error("FATAL", error.sqlstate, error.text)
-        self._refuse(response, CloseReason.LOGIN_FAILED, error.text, error.cause)
+        self._refuse(response, error.sqlstate, CloseReason.LOGIN_FAILED, error.text, error.cause)
 
     def connection_lost(self, error: BaseException | None) -> None:
         """A client that does not wait for its refusal has been refused all the same."""
@@ -162,16 +189,18 @@ class Greeter(DialogueProtocol[Login | CancelRequest]):
         self._late = None
         self.stop()
         self._done()
-        self._refuse(error.response(), reason, error.text)
+        self._refuse(error.response(), error.sqlstate, reason, error.text)
 
     def _too_slow(self) -> None:
         error = PoolerError(codes.PROTOCOL_VIOLATION, "client_login_timeout")
         self.turn_away(error, CloseReason.LOGIN_TIMEOUT)
 
-    def _refuse(self, response: bytes, reason: CloseReason, text: str, cause: str = "") -> None:
+    def _refuse(
+        self, response: bytes, sqlstate: str, reason: CloseReason, text: str, cause: str = ""
+    ) -> None:
         self.transport.write(response)
         self.transport.close()
-        self._service.refused(self._name, self._database, self._user, reason, text, cause)
+        self._service.refused(self._name, self._database, self._user, reason, text, cause, sqlstate)
 
     def _done(self) -> None:
         self._service.greeted(self)

@@ -4,10 +4,9 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from aiohttp import web
-from prometheus_client import exposition
 
 from pooler.config import Settings
-from pooler.metrics import registry
+from pooler.metrics import CONTENT_TYPE, exposition, snapshot
 from pooler.sockets import socket_address, tcp_sockets
 
 if TYPE_CHECKING:
@@ -19,7 +18,6 @@ class MetricsServer:
 
     def __init__(self, service: "Service") -> None:
         self._service = service
-        self._registry = registry(service)
         self._runner: web.AppRunner | None = None
         self.addresses: list[str] = []
 
@@ -46,9 +44,14 @@ class MetricsServer:
         if runner is not None:
             await asyncio.wait_for(runner.cleanup(), 5)
 
-    async def _metrics(self, request: web.Request) -> web.Response:
-        encoder, content_type = exposition.choose_encoder(request.headers.get("Accept", ""))
-        return web.Response(body=encoder(self._registry), headers={"Content-Type": content_type})
+    async def _metrics(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": CONTENT_TYPE})
+        await response.prepare(request)
+        found = await snapshot(self._service, self._service.config.metrics.pool_limit)
+        async for piece in exposition(found):
+            await response.write(piece)
+        await response.write_eof()
+        return response
 
     async def _healthz(self, request: web.Request) -> web.Response:
         return web.json_response({"status": "ok"})

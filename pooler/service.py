@@ -12,12 +12,15 @@ import secrets
 import signal
 import time
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final, cast
 
 import pooler
 from pooler import logs
+from pooler.admin.console import Console
 from pooler.admin.errors import Errors
+from pooler.admin.socket import AdminSocket
 from pooler.admin.stats import Periods
 from pooler.auth import Authenticator, Connection
 from pooler.authquery import AuthQuery
@@ -34,6 +37,7 @@ from pooler.dialer import Dialer
 from pooler.greeter import Greeter
 from pooler.http import MetricsServer
 from pooler.listener import Listener
+from pooler.metrics import Tally
 from pooler.notify import notify, reloading
 from pooler.shutdown import Stop
 from pooler.sockets import hung_up
@@ -81,6 +85,8 @@ class Service(Edge):
         self._listener = Listener(lambda: Greeter(self))
         self._dialer = Dialer(lambda: self.config, self.randbytes, random.random, self.keyring)
         self._metrics = MetricsServer(self)
+        self.console = Console(self)
+        self._admin = AdminSocket(lambda: Greeter(self, console_only=True))
         # now
         self._greeters: set[Greeter] = set()
         self._reload_wanted = asyncio.Event()
@@ -89,9 +95,7 @@ class Service(Edge):
         self._stop_timeout: float | None = None
         self._stop_changed = asyncio.Event()
         # counted
-        self.refusals = 0
-        self.reloads = 0
-        self.failed_reloads = 0
+        self.tally = Tally()
         self.last_changes: list[Change] = []
         self.periods = Periods(self.now())
         self.errors = Errors()
@@ -127,7 +131,9 @@ class Service(Edge):
         self.router.functions_changed(database)
 
     def client_opened(self, client: Client) -> None:
-        """Log it."""
+        """Count and log it."""
+        if not client.internal:
+            self.tally.open("client", client.transport.get_extra_info("tls"))
         if self.config.logging.log_connections and not client.internal:
             logs.event(logging.INFO, "client connected", **_client(client))
 
@@ -137,6 +143,7 @@ class Service(Edge):
         settings = self.config.logging
         if client.internal:
             return
+        self.tally.clients_closed[reason.value] += 1
         if not quiet:
             self.errors.note(
                 self.now(), "client closed", client.database, client.user, "", text or reason.value
@@ -152,12 +159,14 @@ class Service(Edge):
             )
 
     def server_opened(self, server: Server) -> None:
-        """Log it."""
+        """Count and log it."""
+        self.tally.open("server", server.transport.get_extra_info("tls"))
         if self.config.logging.log_connections:
             logs.event(logging.INFO, "server connected", **_server(server))
 
     def server_closed(self, server: Server, reason: CloseReason, text: str) -> None:
-        """Log it."""
+        """Count and log it."""
+        self.tally.servers_closed[reason.value] += 1
         if self.config.logging.log_disconnections:
             logs.event(
                 logging.INFO,
@@ -232,7 +241,7 @@ class Service(Edge):
 
     def greeting(self, greeter: Greeter) -> bool:
         """Count a connection that starts its login; False: there are too many."""
-        limit = self.router.clients.limit
+        limit = 0 if greeter.console_only else self.router.clients.limit
         if limit and len(self._greeters) + self.router.clients.count >= limit + LOGINS_BEYOND_LIMIT:
             return False
         self._greeters.add(greeter)
@@ -257,6 +266,8 @@ class Service(Edge):
         holder = self.router.keys.find(request.pid, request.secret)
         if holder is not None:
             holder.cancel()
+        else:
+            self.tally.unknown_cancels += 1
 
     def refused(
         self,
@@ -266,11 +277,12 @@ class Service(Edge):
         reason: CloseReason,
         text: str,
         cause: str,
+        sqlstate: str = "",
     ) -> None:
-        """Count and log a connection that did not become a client."""
-        self.refusals += 1
+        """Count and log a connection that did not become a client, and what it was told."""
+        self.tally.refuse(reason, sqlstate)
         if reason is not CloseReason.PEER_CLOSED:
-            self.errors.note(self.now(), "client refused", database, user, "", text)
+            self.errors.note(self.now(), "client refused", database, user, sqlstate, text)
         if self.config.logging.log_pooler_errors:
             logs.event(
                 logging.INFO if reason is CloseReason.PEER_CLOSED else logging.WARNING,
@@ -334,9 +346,13 @@ class Service(Edge):
             build=pooler.build_kind(),
             config=config.source,
         )
+        for note in config.notes:
+            logs.event(logging.WARNING, "setting not supported", setting=note)
         self._apply(config)
+        self.tally.reloaded_at = _wall_clock()
         await self._listener.commit(config, self._listener.prepare(config))
         await self._metrics.open(config)
+        await self._admin.open(config.admin.socket)
         self._report_addresses()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop_or_hurry)
@@ -392,6 +408,8 @@ class Service(Edge):
             logs.event(logging.INFO, "listening", address=address)
         for address in self._metrics.addresses:
             logs.event(logging.INFO, "metrics", address=address)
+        if self._admin.path:
+            logs.event(logging.INFO, "console", address=self._admin.path)
 
     async def _tick(self) -> None:
         ticks = 0
@@ -440,7 +458,7 @@ class Service(Edge):
             except OSError as error:
                 self._reload_failed([str(error)])
                 raise
-        self.reloads += 1
+        self.tally.reload(_wall_clock(), ok=True)
         self.last_changes = found
         logs.event(logging.INFO, "reloaded", changes=[str(change) for change in found])
         return found
@@ -451,6 +469,7 @@ class Service(Edge):
         bound = self._listener.prepare(config)
         moved = config.metrics.listen != before.metrics.listen
         try:
+            await self._admin.open(config.admin.socket)
             if moved:
                 await self._move_metrics(config)
         except OSError:
@@ -466,7 +485,7 @@ class Service(Edge):
         return found
 
     def _reload_failed(self, problems: list[str]) -> None:
-        self.failed_reloads += 1
+        self.tally.reload(_wall_clock(), ok=False)
         for problem in problems:
             self.errors.note(self.now(), "reload failed", "", "", codes.CONFIG_FILE_ERROR, problem)
         logs.event(logging.ERROR, "reload failed", problems=problems)
@@ -544,11 +563,19 @@ class Service(Edge):
         await self.authquery.close()
         await self._dialer.close()
         await self._metrics.close()
+        for session in list(self.console.sessions):
+            session.fail(error)
+        self._admin.close()
         for pool in pools:
             for server in list(pool.leaving):
                 server.transport.abort()
         await asyncio.sleep(0)
         logs.event(logging.INFO, "stopped")
+
+
+def _wall_clock() -> float:
+    """Return the seconds since 1970, for people and Prometheus."""
+    return datetime.now(UTC).timestamp()
 
 
 def _client(client: Client) -> dict[str, object]:

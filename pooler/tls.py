@@ -409,6 +409,16 @@ _SHORT: Final = {
 }
 
 
+def expiry(der: bytes) -> float:
+    """Return the end of a certificate's validity, in seconds since 1970; 0.0 where unreadable."""
+    from cryptography import x509
+
+    try:
+        return x509.load_der_x509_certificate(der).not_valid_after_utc.timestamp()
+    except ValueError:  # OpenSSL has taken it, cryptography is stricter
+        return 0.0
+
+
 def distinguished_name(subject: "x509.Name") -> str:
     """Return a name as `X509_NAME_print_ex` does with XN_FLAG_RFC2253, the form of PostgreSQL.
 

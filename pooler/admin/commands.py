@@ -243,8 +243,11 @@ async def reset_value(service: "Service", name: str) -> str:
 
 def setting(service: "Service", name: str) -> Path:
     """Return the path of a setting, by PgBouncer's name or ours; CommandError."""
-    path = PGBOUNCER.get(name.lower()) or _path(name)
     known = list(paths())
+    path = PGBOUNCER.get(name.lower()) or _path(name)
+    if len(path) == 1:
+        alike = [other for other in known if other[1:] == path]
+        path = alike[0] if len(alike) == 1 else path
     if path in UNCHANGEABLE:
         raise CommandError(
             codes.NOT_IN_STATE, "SET failed", f'"{name}" takes effect after a restart.'
@@ -269,6 +272,8 @@ def _is_of_an_entry(service: "Service", path: Path) -> bool:
     """Return whether it is a setting of a database or user that is configured."""
     section, *rest = path
     config = service.config
+    if len(rest) != 2:
+        return False
     if section == "databases":
         return rest[0] in config.databases and rest[1] in Database.model_fields
     return section == "users" and rest[0] in config.users and rest[1] in User.model_fields

@@ -9,7 +9,7 @@ import struct
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from pooler.admin import encode, language
 from pooler.admin.commands import CommandError
@@ -19,10 +19,8 @@ from pooler.admin.process import COMPATIBLE
 from pooler.admin.view import Column
 from pooler.core.errors import CloseReason, PoolerError
 from pooler.wire import build, codes, parse
+from pooler.wire.logins import Login
 from pooler.wire.parse import Malformed
-
-if TYPE_CHECKING:
-    from pooler.core.peer import Transport
 
 MESSAGE_LIMIT: Final = 65_536
 """Bytes of a message of the client."""
@@ -82,23 +80,15 @@ class Session(asyncio.Protocol):
     """One client of the console, logged in."""
 
     def __init__(
-        self,
-        console: Console,
-        transport: "Transport",
-        name: str,
-        database: str,
-        user: str,
-        application_name: str,
-        *,
-        own: bool,
+        self, console: Console, transport: asyncio.Transport, name: str, login: Login, *, own: bool
     ) -> None:
         # for ever
         self.console = console
         self.transport = transport
         self.name = name
-        self.database = database
-        self.user = user
-        self.application_name = application_name
+        self.database = login.database
+        self.user = login.user
+        self.application_name = login.parameters.get("application_name", "")
         self.own = own  # the system's user who runs the pooler
         service = console.service
         self.ident = service.router.ident()

@@ -67,7 +67,7 @@ def totals(pool: Pool) -> Totals:
         micros(counters.transaction_time),
         micros(counters.query_time),
         micros(counters.wait_time),
-        counters.parses,
+        counters.client_parses,
         counters.server_parses,
         counters.binds,
         counters.logins,

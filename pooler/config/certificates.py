@@ -60,6 +60,8 @@ class ClientSide:
     context: ssl.SSLContext
     binding: bytes
     """Of our certificate, for SCRAM-SHA-256-PLUS; b"" where it has none."""
+    expires: float
+    """End of its validity, in seconds since 1970."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,8 @@ def for_clients(files: Files, read: Read) -> ClientSide:
     _configure(context, files, read)
     if files.ca_file:
         context.verify_mode = ssl.CERT_OPTIONAL  # who has to have one is the login's business
-    return ClientSide(context, tls.end_point(_first_certificate(files, read)))
+    own = _first_certificate(files, read)
+    return ClientSide(context, tls.end_point(own), tls.expiry(own))
 
 
 def for_servers(settings: TargetTls, read: Read) -> ssl.SSLContext:

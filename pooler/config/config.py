@@ -48,6 +48,8 @@ class Config(Settings):
 
     source: str | None = None
     """The configuration file."""
+    notes: tuple[str, ...] = ()
+    """What of it can not be had here, if it is in another form than ours."""
     files: tuple[str, ...] = ()
     """Every file that was read: a change of any of them is a reason to load again."""
     seen: tuple[Any, ...] = ()

@@ -6,13 +6,15 @@ nothing is changed by a load that fails; files are read here and in no other mod
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
+from typing import NamedTuple
 
 from pydantic import SecretStr
 
 from pooler.config import certificates, environment
+from pooler.config.authfile import Reader
 from pooler.config.authrules import auth_rules
 from pooler.config.checks import clashes, needs_auth_type
 from pooler.config.config import Config
@@ -60,18 +62,40 @@ class Overrides:
     """What the console's SET says, above everything else."""
 
 
+class Draft(NamedTuple):
+    """What a configuration in another form than ours says."""
+
+    tree: Node
+    problems: Sequence[Problem]
+    notes: tuple[str, ...]
+    """What of it can not be had here."""
+
+
+Form = Callable[[str, Reader], Draft]
+"""Reads such a file, and what it includes by way of the reader."""
+
+
 def load(
-    path: str | None, *, environ: Mapping[str, str], overrides: Overrides | None = None
+    path: str | None,
+    *,
+    environ: Mapping[str, str],
+    overrides: Overrides | None = None,
+    form: Form | None = None,
 ) -> Config:
-    """The configuration of the file at `path` (or POOLER_CONFIG, or none), or ConfigError."""
-    return _Loading(environ).run(path or environ.get(environment.CONFIG), overrides or Overrides())
+    """The configuration of the file at `path` (or POOLER_CONFIG, or none), or ConfigError.
+
+    `form`: how the file is read if it is not our YAML.
+    """
+    loading = _Loading(environ, form)
+    return loading.run(path or environ.get(environment.CONFIG), overrides or Overrides())
 
 
 class _Loading:
     """One load: what was read so far and what is wrong with it."""
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
+    def __init__(self, environ: Mapping[str, str], form: Form | None = None) -> None:
         self.environ = environ
+        self.form = form
         self.base = ""
         self.files: dict[str, object] = {}
         """How each file looked before it was read."""
@@ -80,6 +104,7 @@ class _Loading:
         """Settings that have a problem."""
         self.used: set[str] = set()
         """Variables the file has placeholders for."""
+        self.notes: tuple[str, ...] = ()
 
     def run(self, path: str | None, overrides: Overrides) -> Config:
         """The steps of a load, in order."""
@@ -93,7 +118,7 @@ class _Loading:
             tree = self.upstream(tree, url, source)
         tree = reduce(merge, self.from_options(overrides), tree)
         for setting, text in overrides.settings:
-            tree = merge(tree, at(setting, Node(text, Origin(f"SET {dotted(setting)}"))))
+            tree = merge(tree, at(setting, Node(text, Origin("SET"))))
         tree = self.passwords(tree)
         settings, found = validate(tree)
         self.complain_all(found)
@@ -111,6 +136,7 @@ class _Loading:
         return Config(
             **{name: getattr(settings, name) for name in Settings.model_fields},
             source=path,
+            notes=self.notes,
             files=tuple(self.files),
             seen=tuple(self.files.values()),
             stored={user: SecretStr(secret) for user, secret in stored.items()},
@@ -143,6 +169,12 @@ class _Loading:
     def file(self, path: str) -> Node:
         """The tree of the configuration file. Without it, nothing else is worth reporting."""
         self.base = os.path.dirname(path)
+        if self.form is not None:
+            draft = self.form(path, _Files(self))
+            if draft.problems:
+                raise ConfigError(draft.problems)
+            self.notes = draft.notes
+            return draft.tree
         data = self.read(path, MAX_CONFIG)
         if isinstance(data, str):
             raise ConfigError([Problem(path, 0, "", data)])

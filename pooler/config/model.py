@@ -543,6 +543,8 @@ class Metrics(Section):
 
     listen: HostPort = ""
     """HOST:PORT to serve /metrics on; "" turns it off, port 0 lets the system pick one."""
+    pool_limit: Positive = 500
+    """Pools (database and server user) with metrics of their own; the rest is one, `other`."""
 
     @property
     def address(self) -> tuple[str, int] | None:

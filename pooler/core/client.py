@@ -371,6 +371,7 @@ class Client(Peer):
         """
         self.move(ClientState.IDLE)
         self.unbrake(HELD_FULL)
+        self.pool.counters.error(error.origin, error.sqlstate)
         kind, size = peek(self._held, 0)
         self.send(error.response("ERROR"))
         if kind == codes.QUERY or kind == codes.FUNCTION_CALL:
@@ -389,6 +390,7 @@ class Client(Peer):
     def fail(self, error: PoolerError, reason: CloseReason) -> None:
         """Tell the client why, and close."""
         if self.state is not ClientState.CLOSED:
+            self.pool.counters.error(error.origin, error.sqlstate)
             if self.server is None or not self.server.within_message:
                 self.transport.write(error.response())
             self.close(reason, error.text)

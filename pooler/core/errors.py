@@ -5,14 +5,19 @@ our own bug. The reasons are shared by logs, metrics and console; their texts ar
 """
 
 from enum import Enum
+from typing import Literal
 
 from pooler.wire import build, codes
+
+Origin = Literal["client", "server", "pooler"]
+"""Whose doing an error is: a client's request, a server or the way to it, a rule of ours."""
 
 
 class PoolerError(Exception):
     """An error that a client is told; FATAL, for its connection ends with it."""
 
     severity = "FATAL"
+    origin: Origin = "pooler"
 
     def __init__(self, sqlstate: str, text: str, detail: str = "", hint: str = "") -> None:
         super().__init__(text)
@@ -31,9 +36,13 @@ class PoolerError(Exception):
 class ClientFault(PoolerError):
     """The client broke the protocol or asked for what it may not have."""
 
+    origin: Origin = "client"
+
 
 class ServerFault(PoolerError):
     """A server connection failed, or could not be had."""
+
+    origin: Origin = "server"
 
 
 def protocol_violation(text: str) -> ClientFault:

@@ -147,6 +147,7 @@ class Names:
         name, text = body[:end], body[end + 1 :]
         if not name:  # of the unnamed ones, only those come here that may mean a named one in SQL
             return self._parse_unnamed(text, server, kinds)
+        self._client.pool.counters.client_parses += 1
         added = b""
         executed = self._execute(text, server, kinds)
         if executed is not None:
@@ -173,6 +174,7 @@ class Names:
             effect.concerns = statement
             return added + self._prepare(statement, effect, server, kinds)
         prepared.use(statement)
+        self._client.pool.counters.prepared_hits += 1
         if server.status == codes.FAILED_TRANSACTION or server.unknown(kinds):
             # Perhaps in a failed transaction: the server is to say so.
             self._note(Effect(), OUR_CLOSE, server, kinds)
@@ -194,6 +196,7 @@ class Names:
         name = message[portal:end]
         statement = self._known(name, server, kinds)
         if statement is not None:
+            self._client.pool.counters.binds += 1
             added, instead = self._use(statement, name, server, kinds)
         else:  # perhaps prepared in SQL; else an error that the server makes
             foreign = _foreign(name)
@@ -276,6 +279,7 @@ class Names:
             added = self._provide(statement.needs, server, kinds)
         if statement in server.prepared and server.prepared.certain(statement):
             server.prepared.use(statement)
+            self._client.pool.counters.prepared_hits += 1
             return added
         return added + self._prepare(statement, Effect(statement), server, kinds)
 
@@ -284,6 +288,7 @@ class Names:
     ) -> bytes:
         """Return the Parse of a statement, and Closes of those for which there is no room then."""
         prepared, group = server.prepared, server.group_of(kinds)
+        self._client.pool.counters.server_parses += 1
         added = b""
         if not prepared.certain(statement):
             prepared.expect(statement, there=False, group=group)

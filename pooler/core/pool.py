@@ -11,6 +11,7 @@ machine in the tests holds it to:
 Where servers come from is the business of `supply`, time limits that of `overdue`.
 """
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
@@ -20,7 +21,7 @@ from pooler.core.broadcast import Broadcast
 from pooler.core.cancel import CancelKeys
 from pooler.core.catalog import Catalog
 from pooler.core.client import Client, ClientState
-from pooler.core.counters import Counters
+from pooler.core.counters import BOUNDS, Counters
 from pooler.core.errors import (
     ClientFault,
     CloseReason,
@@ -280,7 +281,9 @@ class Pool:
         now = self.edge.now()
         counters = self.counters
         counters.assignments += 1
-        counters.wait_time += now - client.waiting_since
+        waited = now - client.waiting_since
+        counters.wait_time += waited
+        counters.waits[bisect_left(BOUNDS, waited)] += 1
         client.server = server
         server.client = client
         client.mode = client.limits.pool_mode
@@ -367,7 +370,9 @@ class Pool:
         assert client is not None
         now = self.edge.now()
         if server.busy_since:
-            self.counters.query_time += now - server.busy_since
+            took = now - server.busy_since
+            self.counters.query_time += took
+            self.counters.query_times[bisect_left(BOUNDS, took)] += 1
             server.busy_since = 0.0
         server.idle_since = now
         server.cancelled()
@@ -383,7 +388,9 @@ class Pool:
                 )
             return
         if server.transaction_since:
-            self.counters.transaction_time += now - server.transaction_since
+            took = now - server.transaction_since
+            self.counters.transaction_time += took
+            self.counters.transaction_times[bisect_left(BOUNDS, took)] += 1
             server.transaction_since = 0.0
         if server.cancels or client.within_message or server.farewell:
             return
@@ -579,6 +586,7 @@ class Pool:
 
     def cancel_client(self, client: Client) -> None:
         """Do what a client's own cancel request asks for."""
+        self.counters.cancel_requests += 1
         server = client.server
         if client.state is ClientState.WAITING:
             if server is not None:  # being prepared: it goes on, for whoever is next

@@ -5,12 +5,14 @@ it came to the client it is linked to. The pool alone links and unlinks. Knows n
 asks what is overdue.
 """
 
+from bisect import bisect_left
 from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from pooler.core import hints, policy, session, truth
 from pooler.core.chores import Chore, Unusable
+from pooler.core.counters import BOUNDS
 from pooler.core.errors import CloseReason
 from pooler.core.ledger import (
     LEFT_OUT_PARSE,
@@ -474,7 +476,9 @@ class Server(Peer):
             counters.transactions += 1
         if self.ledger.owed:  # pipelined: the next one has begun
             now = self.pool.edge.now()
-            counters.query_time += now - self.busy_since
+            took = now - self.busy_since
+            counters.query_time += took
+            counters.query_times[bisect_left(BOUNDS, took)] += 1
             self.busy_since = now
             self.cancelled()
 
@@ -505,6 +509,7 @@ class Server(Peer):
             instead = build.message(codes.ERROR_RESPONSE, said)
         skipped = ledger.failed()
         if client is not None and (fields.get("M") == CHANGED_RESULT or STALE in body):
+            self.pool.counters.schema_changes += 1
             for statement in client.names.recent:
                 self.pool.registry.retire(statement)
             if client.schema_changed(owed):
@@ -541,6 +546,7 @@ class Server(Peer):
                 elif self.pool.rules.refuses and (told := policy.refusal(fields)) is not None:
                     self._edits.append((at, at + codes.HEADER + len(body), told))
             self.pool.counters.errors += 1
+            self.pool.counters.error("server", fields.get("C", ""))
 
     def _parameter_changed(self, name: str, value: str) -> None:
         shelf = self.pool.shelf

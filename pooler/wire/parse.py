@@ -281,6 +281,19 @@ def data_row(body: bytes) -> list[bytes | None]:
     return values
 
 
+def row_description(body: bytes) -> list[tuple[str, int]]:
+    """Read a RowDescription: each column's name, and its type's OID."""
+    count, at = _number(body, 0, "H")
+    found: list[tuple[str, int]] = []
+    for _ in range(count):
+        name, at = _cstring(body, at)
+        if len(body) < at + 18:
+            raise Malformed("invalid row description")
+        found.append((text(name), struct.unpack_from("!I", body, at + 6)[0]))
+        at += 18
+    return found
+
+
 def rows(messages: bytes) -> list[list[bytes | None]]:
     """Read the DataRows among whole messages."""
     found: list[list[bytes | None]] = []

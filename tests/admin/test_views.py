@@ -233,7 +233,7 @@ class _Counters:
     def __init__(self) -> None:
         self.assignments = self.transactions = self.queries = self.received = self.sent = 0
         self.transaction_time = self.query_time = self.wait_time = 0.0
-        self.parses = self.server_parses = self.binds = self.logins = 0
+        self.client_parses = self.server_parses = self.binds = self.logins = 0
 
 
 class _Pool:
