@@ -7,7 +7,8 @@ kernel's word for who is at a unix socket.
 """
 
 import pwd
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol
@@ -20,6 +21,7 @@ from pooler.outside import Outside
 from pooler.pamcheck import pam_check
 from pooler.wire import codes
 from pooler.wire.logins import Account, Ask, Find, LoginFailed, Method
+from pooler.wire.passwords import Kind, kind_of
 
 LookUp = Callable[[str, str], Awaitable[str | None]]
 """Asks for what is stored of (database, user)."""
@@ -84,6 +86,7 @@ class Authenticator:
         self._lookup = lookup
         self._interfaces = interfaces
         self._outside = Outside()
+        self._looked_up_kinds: Counter[Kind] = Counter()
 
     def find(self, connection: Connection, request: Find) -> Account | Awaitable[Account]:
         """Return the account, at once where nobody has to be asked; LoginFailed: not from there."""
@@ -108,11 +111,16 @@ class Authenticator:
         lookup = self._lookup
         if secret is None and method != "trust" and lookup and config.lookup(request.database):
             return self._looked_up(lookup, method, request)
-        return Account(method, secret)
+        return Account(_disguised(method, config.kinds) if secret is None else method, secret)
 
     async def _looked_up(self, lookup: LookUp, method: Method, request: Find) -> Account:
         """Return the account of a user who is not in the configuration."""
-        return Account(method, await lookup(request.database, request.user))
+        secret = await lookup(request.database, request.user)
+        kinds = self._looked_up_kinds
+        if secret is None:
+            return Account(_disguised(method, kinds), None)
+        kinds[kind_of(secret)] += 1
+        return Account(method, secret)
 
     def _rule(self, config: Config, connection: Connection, request: Find) -> Rule | None:
         """Return the rule that lets the connection try; None where there are no rules."""
@@ -163,6 +171,17 @@ class Authenticator:
             raise _failed(rule, request.user, cause)
         account = self._account(config, request, "peer")
         return account if isinstance(account, Account) else await account
+
+
+def _disguised(method: Method, kinds: Mapping[Kind, int]) -> Method:
+    """Return how an unknown user is led through a login: as most of those who are known.
+
+    md5 asks those with a SCRAM verifier for SCRAM. While none are known, that is what PostgreSQL
+    stores by default.
+    """
+    if method != "md5" or sum(kinds.values()) > 2 * kinds.get(Kind.SCRAM, 0):
+        return method
+    return "scram-sha-256"
 
 
 def _check_certificate(config: Config, rule: Rule, connection: Connection, user: str) -> None:

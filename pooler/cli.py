@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import resource
+import socket
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -17,7 +18,8 @@ import uvloop
 import pooler
 from pooler import ctl, importer
 from pooler.config import Config, ConfigError, Overrides, json_schema, load
-from pooler.service import Overlay, Service
+from pooler.reload import Overlay
+from pooler.service import Service
 
 FAILED: Final = 1
 MISUSED: Final = 2
@@ -31,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not given or (given[0] not in (*commands, "-h", "--help", "--version")):
         given.insert(0, "run")
     options = parser.parse_args(given)
+    options.given = given
     try:
         status: int = options.command(options)
     except ConfigError as error:
@@ -55,6 +58,7 @@ def _parser() -> tuple[argparse.ArgumentParser, tuple[str, ...]]:
 
     run = commands.add_parser("run", help="serve in the foreground (the default command)")
     _add_configuration(run)
+    run.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)  # what a supervisor says
     run.set_defaults(command=_run)
 
     check = commands.add_parser("check", help="check a configuration file, and do nothing else")
@@ -103,15 +107,30 @@ def _load(options: argparse.Namespace, overlay: Overlay | None = None) -> Config
 def _run(options: argparse.Namespace) -> int:
     _raise_file_limit()
     try:
-        uvloop.run(_serve(options))
+        status: int = uvloop.run(_serve(options))
     except OSError as error:
         print(f"pooler: {error}", file=sys.stderr)
         return FAILED
+    return status
+
+
+async def _serve(options: argparse.Namespace) -> int:
+    read = partial(_load, options)
+    config = read()
+    if options.worker is not None:
+        from pooler.workers.worker import Worker  # as few need it
+
+        number, workers = options.worker[0].split("/")
+        channel = socket.socket(fileno=int(options.worker[1]))
+        await Worker(read, config, int(number), int(workers), channel).run()
+    elif config.workers > 1:
+        from pooler.workers.supervisor import Supervisor
+
+        command = (sys.executable, "-m", "pooler", *options.given, "--worker")
+        return await Supervisor(read, config, command).run()
+    else:
+        await Service(read, config).run()
     return 0
-
-
-async def _serve(options: argparse.Namespace) -> None:
-    await Service(partial(_load, options)).run()
 
 
 def _raise_file_limit() -> None:
@@ -128,9 +147,9 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from pooler import doctor  # its driver is an optional dependency
+    from pooler import doctor
 
-    return doctor.run(_load(options))
+    return uvloop.run(doctor.run(_load(options)))
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -89,8 +89,11 @@ class ServerDialogue(DialogueProtocol[T]):
     def handshake_failed(self, error: OSError) -> None:
         """Hand the reason over, as an error that clients can be told."""
         if not self.result.done():
-            fault = HandshakeFailed(codes.CONNECTION_FAILURE, f"SSL error: {why(error)}")
-            self.result.set_exception(fault)
+            text = f"SSL error: {why(error)}"
+            lasting = isinstance(error, ssl.SSLError)  # else the connection was lost
+            self.result.set_exception(
+                HandshakeFailed(codes.CONNECTION_FAILURE, text, lasting=lasting)
+            )
 
 
 class ServerLogin(ServerDialogue[Welcome]):
@@ -133,7 +136,7 @@ class ServerLogin(ServerDialogue[Welcome]):
             self.result.set_exception(
                 ServerRefused(error.fields)
                 if isinstance(error, Refused)
-                else ServerFault(error.sqlstate, error.text)
+                else ServerFault(error.sqlstate, error.text, lasting=True)  # we will not log in
             )
 
     def cut_off(self, error: BaseException | None) -> None:
@@ -209,8 +212,8 @@ class Dialer:
         connected = False
         began = pool.edge.now()
         try:
-            async with asyncio.timeout(pool.settings.server_connect_timeout or None):
-                transport, welcome = await self._log_in(host, target, secret)
+            limit = pool.settings.server_connect_timeout
+            transport, welcome = await self.log_in(host, target, secret, limit)
             if transport.is_closing():
                 raise ServerFault(
                     codes.CONNECTION_FAILURE, "server closed the connection right after the login"
@@ -234,12 +237,6 @@ class Dialer:
             pool.supply.connected(server)
         except ServerFault as error:
             pool.supply.failed(host, error, secret)
-        except TimeoutError:
-            text = f"connection to {host} timed out (server_connect_timeout)"
-            pool.supply.failed(host, ServerFault(codes.UNABLE_TO_CONNECT, text))
-        except (OSError, UnicodeError) as error:  # UnicodeError: an impossible host name
-            text = f"connection to {host} failed: {_words(error)}"
-            pool.supply.failed(host, ServerFault(codes.UNABLE_TO_CONNECT, text))
         except BaseException as error:
             if not connected:
                 fault = ServerFault(codes.INTERNAL_ERROR, "connecting was given up")
@@ -251,6 +248,19 @@ class Dialer:
         finally:
             if transport is not None and not connected:
                 transport.abort()
+
+    async def log_in(
+        self, host: Host, target: Target, secret: Credential | None, limit: float
+    ) -> tuple[asyncio.Transport, Welcome]:
+        """Return a connection that is logged in, within so many seconds; ServerFault."""
+        try:
+            async with asyncio.timeout(limit or None):
+                return await self._log_in(host, target, secret)
+        except TimeoutError:
+            text = f"connection to {host} timed out (server_connect_timeout)"
+        except (OSError, UnicodeError) as error:  # UnicodeError: an impossible host name
+            text = f"connection to {host} failed: {_words(error)}"
+        raise ServerFault(codes.UNABLE_TO_CONNECT, text)
 
     async def _log_in(
         self, host: Host, target: Target, secret: Credential | None

@@ -116,6 +116,30 @@ class Greeter(DialogueProtocol[Login | CancelRequest]):
         if result.database in CONSOLE:
             self._open_console(result, rest)
             return
+        admission = service.admission(result.database, result.user)
+        if admission is None:
+            self._admit(result, rest)
+        else:
+            self.transport.pause_reading()
+            self._task = asyncio.get_running_loop().create_task(
+                self._admit_later(admission, result, rest)
+            )
+
+    async def _admit_later(self, admission: Awaitable[None], login: Login, rest: bytes) -> None:
+        try:
+            await admission
+        except PoolerError as error:
+            self._refuse(error.response(), error.sqlstate, CloseReason.LOGIN_FAILED, error.text)
+            return
+        if self.transport.is_closing():
+            self._service.not_admitted(login.database, login.user)
+            self.cut_off(None)
+            return
+        self.transport.resume_reading()
+        self._admit(login, rest)
+
+    def _admit(self, result: Login, rest: bytes) -> None:
+        service = self._service
         try:
             client = service.router.admit(
                 self.transport,
@@ -127,6 +151,7 @@ class Greeter(DialogueProtocol[Login | CancelRequest]):
                 result.credential,
             )
         except PoolerError as error:
+            service.not_admitted(result.database, result.user)
             self._refuse(error.response(), error.sqlstate, CloseReason.LOGIN_FAILED, error.text)
             return
         self.transport.set_protocol(client)  # type: ignore[arg-type]  # a protocol by shape

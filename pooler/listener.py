@@ -13,13 +13,21 @@ from pooler.config import Settings
 from pooler.sockets import socket_address, tcp_sockets, unix_socket
 
 Address = tuple[str, ...]
+"""What identifies a listening socket: with another value it is another one."""
+
+Bind = Callable[[Settings, Address], list[socket.socket]]
+"""Returns the sockets of an address; OSError."""
 
 
 class Listener:
     """The listening sockets of the pooler."""
 
-    def __init__(self, factory: Callable[[], asyncio.Protocol]) -> None:
+    def __init__(
+        self, factory: Callable[[], asyncio.Protocol], bind: Bind, *, owner: bool = True
+    ) -> None:
         self._factory = factory
+        self._bind = bind
+        self._owner = owner  # of the unix sockets' paths: others may serve them, too
         self._open: dict[Address, list[socket.socket]] = {}
         self._servers: dict[Address, asyncio.Server] = {}
 
@@ -30,25 +38,11 @@ class Listener:
 
     def prepare(self, settings: Settings) -> dict[Address, list[socket.socket]]:
         """Bind what `settings` want and is not open yet; OSError, and then nothing is."""
-        listen = settings.listen
         bound: dict[Address, list[socket.socket]] = {}
         try:
-            for address in _wanted(settings):
-                if address in self._open:
-                    continue
-                if address[0] == "unix":
-                    bound[address] = [
-                        unix_socket(
-                            listen.unix_socket_dir,
-                            listen.port,
-                            listen.unix_socket_mode,
-                            listen.unix_socket_group,
-                        )
-                    ]
-                else:
-                    bound[address] = tcp_sockets(
-                        address[1], listen.port, reuse_port=listen.reuse_port
-                    )
+            for address in wanted(settings):
+                if address not in self._open:
+                    bound[address] = self._bind(settings, address)
         except BaseException:
             self.discard(bound)
             raise
@@ -58,7 +52,9 @@ class Listener:
         """Close what `prepare` bound."""
         for sockets in bound.values():
             for sock in sockets:
-                _close(sock)
+                if self._owner:
+                    unlink(sock)
+                sock.close()
 
     async def commit(self, settings: Settings, bound: dict[Address, list[socket.socket]]) -> None:
         """Listen on what `prepare` bound, and stop listening on what is not wanted any more."""
@@ -76,7 +72,7 @@ class Listener:
                 )
                 self._servers[(*address, str(sock.fileno()))] = server
             self._open[address] = sockets
-        for address in set(self._open) - set(_wanted(settings)):
+        for address in set(self._open) - set(wanted(settings)):
             self._stop(address)
 
     def close(self) -> None:
@@ -86,29 +82,36 @@ class Listener:
 
     def _stop(self, address: Address) -> None:
         for sock in self._open.pop(address):
-            path = sock.getsockname() if sock.family == socket.AF_UNIX else None
             server = self._servers.pop((*address, str(sock.fileno())))
+            if self._owner:
+                unlink(sock)
             server.close()
-            if path:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(path)
 
 
-def _close(sock: socket.socket) -> None:
+def unlink(sock: socket.socket) -> None:
+    """Remove the path of a unix socket."""
     if sock.family == socket.AF_UNIX:
         with contextlib.suppress(OSError):
             os.unlink(sock.getsockname())
-    sock.close()
 
 
-def _wanted(settings: Settings) -> list[Address]:
-    """Return what identifies each listening socket: with another value it is another socket."""
+def bind(settings: Settings, address: Address) -> list[socket.socket]:
+    """Return new sockets for an address; OSError."""
     listen = settings.listen
-    wanted: list[Address] = [
+    if address[0] != "unix":
+        return tcp_sockets(address[1], listen.port, reuse_port=listen.reuse_port)
+    directory, mode, group = address[1], listen.unix_socket_mode, listen.unix_socket_group
+    return [unix_socket(directory, listen.port, mode, group)]
+
+
+def wanted(settings: Settings) -> list[Address]:
+    """Return where clients can connect to."""
+    listen = settings.listen
+    found: list[Address] = [
         ("tcp", host, str(listen.port), str(listen.reuse_port)) for host in listen.host
     ]
     if listen.unix_socket_dir:
-        wanted.append(
+        found.append(
             (
                 "unix",
                 listen.unix_socket_dir,
@@ -117,4 +120,4 @@ def _wanted(settings: Settings) -> list[Address]:
                 listen.unix_socket_group,
             )
         )
-    return wanted
+    return found

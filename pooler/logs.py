@@ -12,6 +12,8 @@ from typing import Any, Final, Literal
 
 LOGGER: Final = logging.getLogger("pooler")
 
+_marks: dict[str, Any] = {}
+
 _COLOURS: Final = {"DEBUG": "2", "WARNING": "33", "ERROR": "31", "CRITICAL": "31;1"}
 
 
@@ -34,13 +36,18 @@ def set_up(form: Literal["auto", "text", "json"], level: str) -> None:
     LOGGER.setLevel(level.upper())
 
 
+def mark(**fields: Any) -> None:
+    """Have every line of this process carry these fields."""
+    _marks.update(fields)
+
+
 def _time(record: logging.LogRecord) -> datetime:
     return datetime.fromtimestamp(record.created, UTC)
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
     fields: dict[str, Any] = getattr(record, "fields", {})
-    return fields
+    return {**_marks, **fields}
 
 
 class _Json(logging.Formatter):

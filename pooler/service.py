@@ -10,11 +10,12 @@ import logging
 import random
 import secrets
 import signal
+import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime
-from functools import lru_cache
-from typing import Final, cast
+from functools import lru_cache, partial
+from typing import Any, Final, NamedTuple, cast
 
 import pooler
 from pooler import logs
@@ -24,7 +25,7 @@ from pooler.admin.socket import AdminSocket
 from pooler.admin.stats import Periods
 from pooler.auth import Authenticator, Connection
 from pooler.authquery import AuthQuery
-from pooler.config import Change, Config, ConfigError, changes
+from pooler.config import Change, Config, ConfigError, Settings, changes
 from pooler.core import overdue
 from pooler.core.client import Client
 from pooler.core.edge import Edge
@@ -33,15 +34,18 @@ from pooler.core.pins import Pin
 from pooler.core.pool import Pool
 from pooler.core.routes import Router
 from pooler.core.server import Server
+from pooler.core.settings import Route
 from pooler.dialer import Dialer
 from pooler.greeter import Greeter
 from pooler.http import MetricsServer
-from pooler.listener import Listener
+from pooler.listener import Address, Listener, bind
 from pooler.metrics import Tally
 from pooler.notify import notify, reloading
+from pooler.reload import Load, Overlay, ReloadRefused, problems_of
 from pooler.shutdown import Stop
 from pooler.sockets import hung_up
 from pooler.throttle import Throttle
+from pooler.tls import Tls
 from pooler.watch import watch
 from pooler.wire import codes
 from pooler.wire.parse import CancelRequest
@@ -61,20 +65,27 @@ ROUTES: Final = 1000
 LAST_WORDS: Final = 2.0
 """Seconds for servers to end their sessions and clients to read why, when all else is done."""
 
-Overlay = Mapping[tuple[str, ...], str]
-"""Settings that the console has SET, by their path."""
-Load = Callable[[Overlay], Config]
+
+class Prepared(NamedTuple):
+    """A configuration that can be gone by: its addresses are bound."""
+
+    config: Config
+    overlay: Overlay
+    bound: dict[Address, list[socket.socket]]
+    metrics: MetricsServer | None
+    """Serves the new address, where it is another."""
 
 
 class Service(Edge):
     """One pooler."""
 
-    def __init__(self, load: Load) -> None:
+    def __init__(self, load: Load, config: Config) -> None:
+        """`config` is what `load` has given just now."""
         # for ever
         self.load = load
         self.now = time.monotonic  # type: ignore[method-assign]  # asked several times a transaction
         self.overlay: Overlay = {}
-        self.config = load(self.overlay)
+        self.config = config
         self.login_key = secrets.token_bytes(32)
         self.randbytes = secrets.token_bytes
         self.keyring = Keyring()
@@ -82,7 +93,7 @@ class Service(Edge):
         self.authquery = AuthQuery(self.router, lambda: self.config)
         self.throttle = Throttle(self.now, lambda: self.config.auth.failure_delay)
         self.authenticator = Authenticator(lambda: self.config, lookup=self.authquery.lookup)
-        self._listener = Listener(lambda: Greeter(self))
+        self._listener = Listener(lambda: Greeter(self), self.bind)
         self._dialer = Dialer(lambda: self.config, self.randbytes, random.random, self.keyring)
         self._metrics = MetricsServer(self)
         self.console = Console(self)
@@ -94,6 +105,7 @@ class Service(Edge):
         self._stop: Stop | None = None
         self._stop_timeout: float | None = None
         self._stop_changed = asyncio.Event()
+        self._ticks = 0
         # counted
         self.tally = Tally()
         self.last_changes: list[Change] = []
@@ -135,7 +147,9 @@ class Service(Edge):
         if not client.internal:
             self.tally.open("client", client.transport.get_extra_info("tls"))
         if self.config.logging.log_connections and not client.internal:
-            logs.event(logging.INFO, "client connected", **_client(client))
+            tls: Tls | None = client.transport.get_extra_info("tls")
+            known = {"tls": tls.version, "cipher": tls.cipher} if tls is not None else {}
+            logs.event(logging.INFO, "client connected", **_client(client), **known)
 
     def client_closed(self, client: Client, reason: CloseReason, text: str) -> None:
         """Log it: an expected end as information, another as a warning."""
@@ -239,6 +253,13 @@ class Service(Edge):
 
     # -- for greeters
 
+    def admission(self, database: str, user: str) -> Awaitable[None] | None:
+        """Return what has to be awaited before this client may come in; None: nothing."""
+        return None
+
+    def not_admitted(self, database: str, user: str) -> None:
+        """A client that was awaited has not come in."""
+
     def greeting(self, greeter: Greeter) -> bool:
         """Count a connection that starts its login; False: there are too many."""
         limit = 0 if greeter.console_only else self.router.clients.limit
@@ -263,11 +284,15 @@ class Service(Edge):
 
     def cancel_request(self, request: CancelRequest) -> None:
         """Do what a CancelRequest asks for, if its key is right; there is no answer to it."""
+        if not self.cancelled(request):
+            self.tally.unknown_cancels += 1
+
+    def cancelled(self, request: CancelRequest) -> bool:
+        """Do it, and return whether the key is one of ours."""
         holder = self.router.keys.find(request.pid, request.secret)
         if holder is not None:
             holder.cancel()
-        else:
-            self.tally.unknown_cancels += 1
+        return holder is not None
 
     def refused(
         self,
@@ -320,7 +345,7 @@ class Service(Edge):
         return self._stop is not None
 
     def stop(self, how: Stop = Stop.SERVERS, timeout: float | None = None) -> None:
-        """End, `timeout` seconds from now at the latest; the same wish again: end at once.
+        """End, `timeout` seconds from now at the latest; with the same wish again: at once.
 
         Without a `timeout` it is `shutdown_timeout`, or none where clients are waited for.
         """
@@ -328,10 +353,6 @@ class Service(Edge):
             how = Stop.NOW
         self._stop, self._stop_timeout = how, timeout
         self._stop_changed.set()
-
-    def _stop_or_hurry(self) -> None:
-        """Do as SIGTERM and SIGINT want: the second one means at once."""
-        self.stop(Stop.NOW if self._stop is Stop.SERVERS else Stop.SERVERS)
 
     async def run(self) -> None:
         """Serve until told to stop; OSError when an address cannot be had."""
@@ -350,23 +371,12 @@ class Service(Edge):
             logs.event(logging.WARNING, "setting not supported", setting=note)
         self._apply(config)
         self.tally.reloaded_at = _wall_clock()
-        await self._listener.commit(config, self._listener.prepare(config))
-        await self._metrics.open(config)
-        await self._admin.open(config.admin.socket)
-        self._report_addresses()
+        await self.open(config)
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop_or_hurry)
+            loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGQUIT, self.stop, Stop.NOW)
-        loop.add_signal_handler(signal.SIGHUP, self._reload_as_asked)
-        tasks = [
-            loop.create_task(self._tick()),
-            loop.create_task(self._reload_when_asked()),
-            loop.create_task(
-                watch(lambda: self.config.files, lambda: self.config.seen, self._reload_wanted.set)
-            ),
-        ]
-        logs.event(logging.INFO, "ready")
-        notify("READY=1")
+        tasks = [loop.create_task(task) for task in (self._tick(), *self.duties())]
+        self.ready()
         try:
             await self._stop_changed.wait()
             await self._drain()
@@ -374,6 +384,40 @@ class Service(Edge):
             for task in tasks[1:]:
                 task.cancel()
             await self._close(tasks[0])
+
+    # what a worker does otherwise
+
+    def bind(self, config: Settings, address: Address) -> list[socket.socket]:
+        """Return what listens on `address`; OSError."""
+        return bind(config, address)
+
+    async def open(self, config: Config) -> None:
+        """Listen, for clients, for Prometheus, and for those who operate the pooler."""
+        await self._listener.commit(config, self._listener.prepare(config))
+        await self._metrics.open(config)
+        await self._admin.open(config.admin.socket)
+        self._report_addresses()
+
+    async def moved_metrics(self, config: Config) -> MetricsServer | None:
+        """Return what serves the new address for Prometheus; OSError."""
+        server = MetricsServer(self)
+        await server.open(config)
+        return server
+
+    async def move_console(self, config: Config) -> None:
+        """Have the console's socket where it is to be now; OSError."""
+        await self._admin.open(config.admin.socket)
+
+    def duties(self) -> list[Coroutine[Any, Any, None]]:
+        """Return what is to be done beside serving."""
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload_as_asked)
+        files = watch(lambda: self.config.files, lambda: self.config.seen, self._reload_wanted.set)
+        return [self._reload_when_asked(), files]
+
+    def ready(self) -> None:
+        """Tell everybody that clients can come."""
+        logs.event(logging.INFO, "ready")
+        notify("READY=1")
 
     def _unhandled(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
         """An exception out of a callback is a bug: end the one connection it was about."""
@@ -391,7 +435,7 @@ class Service(Edge):
         self.config = config
         limits = config.limits
         self.router.configure(
-            lru_cache(ROUTES)(config.resolve),
+            lru_cache(ROUTES)(partial(self.resolve, config)),
             limits.max_client_connections,
             limits.max_server_connections,
             config.auth_route,
@@ -399,9 +443,13 @@ class Service(Edge):
         self.authquery.clear()
         for name, database in config.databases.items():
             if database.user and name != "*":
-                route = config.resolve(name, database.user)
+                route = self.resolve(config, name, database.user)
                 if route is not None and route.pool.min_pool_size:
                     self.router.pool(route)
+
+    def resolve(self, config: Config, database: str, user: str) -> Route | None:
+        """Return where a client that asks for (database, user) goes; None: no such database."""
+        return config.resolve(database, user)
 
     def _report_addresses(self) -> None:
         for address in self._listener.addresses:
@@ -412,21 +460,24 @@ class Service(Edge):
             logs.event(logging.INFO, "console", address=self._admin.path)
 
     async def _tick(self) -> None:
-        ticks = 0
         while True:
             await asyncio.sleep(TICK)
-            ticks += 1
-            for scope in self.router.holds.over(self.now()):
-                self.router.hold()
-                logs.event(logging.INFO, "resumed", scope=str(scope), why="its time is over")
-            for pool in list(self.router.pools.values()):
-                overdue.enforce(pool)
-                if ticks % SECOND == 0:
-                    overdue.enforce_client_idle(pool)
-            if ticks % SECOND == 0:
-                self.router.prune()
-                period = self.config.admin.stats_period
-                self.periods.tick(self.now(), period, self.router.pools.values())
+            self.tick()
+
+    def tick(self) -> None:
+        """Look at the time limits."""
+        self._ticks += 1
+        for scope in self.router.holds.over(self.now()):
+            self.router.hold()
+            logs.event(logging.INFO, "resumed", scope=str(scope), why="its time is over")
+        for pool in list(self.router.pools.values()):
+            overdue.enforce(pool)
+            if self._ticks % SECOND == 0:
+                overdue.enforce_client_idle(pool)
+        if self._ticks % SECOND == 0:
+            self.router.prune()
+            period = self.config.admin.stats_period
+            self.periods.tick(self.now(), period, self.router.pools.values())
 
     # -- reload
 
@@ -440,89 +491,88 @@ class Service(Edge):
             await self._reload_wanted.wait()
             self._reload_wanted.clear()
             notify(*reloading())
-            with contextlib.suppress(ConfigError, OSError):  # which have been logged
+            with contextlib.suppress(ReloadRefused):  # which has been logged
                 await self.reload(self.overlay)
             notify("READY=1")
 
     async def reload(self, overlay: Overlay) -> list[Change]:
         """Load the configuration anew, with what is SET on top, and go by it.
 
-        Returns what is different now; ConfigError or OSError: nothing is.
+        Returns what is different now; ReloadRefused: nothing is.
         """
         async with self._reloading:
             try:
-                found = await self._reload(overlay)
-            except ConfigError as error:
-                self._reload_failed([str(problem) for problem in error.problems])
+                prepared = await self.prepare_reload(overlay)
+            except ReloadRefused as refused:
+                self.tally.reload(_wall_clock(), ok=False)
+                for problem in refused.problems:
+                    code = codes.CONFIG_FILE_ERROR
+                    self.errors.note(self.now(), "reload failed", "", "", code, problem)
+                logs.event(logging.ERROR, "reload failed", problems=refused.problems)
                 raise
-            except OSError as error:
-                self._reload_failed([str(error)])
-                raise
+            await self.commit_reload(prepared)
+        return self.last_changes
+
+    async def prepare_reload(self, overlay: Overlay) -> Prepared:
+        """Load the configuration and bind what it wants; ReloadRefused, and nothing has changed."""
+        bound: dict[Address, list[socket.socket]] = {}
+        metrics = None
+        try:
+            config = self.load(overlay)
+            bound = self._listener.prepare(config)
+            if config.metrics.listen != self.config.metrics.listen:
+                metrics = await self.moved_metrics(config)
+            await self.move_console(config)
+        except (ConfigError, OSError) as error:
+            self._listener.discard(bound)
+            if metrics is not None:
+                await metrics.close()
+            raise ReloadRefused(problems_of(error)) from error
+        return Prepared(config, overlay, bound, metrics)
+
+    async def discard_reload(self, prepared: Prepared) -> None:
+        """Do not go by it after all."""
+        self._listener.discard(prepared.bound)
+        if prepared.metrics is not None:
+            await prepared.metrics.close()
+
+    async def commit_reload(self, prepared: Prepared) -> None:
+        """Go by it."""
+        config = prepared.config
+        found = changes(self.config, config)
+        self.overlay = prepared.overlay
+        if prepared.metrics is not None:
+            await self._metrics.close()
+            self._metrics = prepared.metrics
+        await self._listener.commit(config, prepared.bound)
+        self._apply(config)
+        logs.set_up(config.logging.format, config.logging.level)
         self.tally.reload(_wall_clock(), ok=True)
         self.last_changes = found
         logs.event(logging.INFO, "reloaded", changes=[str(change) for change in found])
-        return found
-
-    async def _reload(self, overlay: Overlay) -> list[Change]:
-        before = self.config
-        config = self.load(overlay)
-        bound = self._listener.prepare(config)
-        moved = config.metrics.listen != before.metrics.listen
-        try:
-            await self._admin.open(config.admin.socket)
-            if moved:
-                await self._move_metrics(config)
-        except OSError:
-            self._listener.discard(bound)
-            raise
-        found = changes(before, config)
-        await self._listener.commit(config, bound)
-        self.overlay = overlay
-        self._apply(config)
-        logs.set_up(config.logging.format, config.logging.level)
-        if bound or moved:
+        if prepared.bound or prepared.metrics is not None:
             self._report_addresses()
-        return found
-
-    def _reload_failed(self, problems: list[str]) -> None:
-        self.tally.reload(_wall_clock(), ok=False)
-        for problem in problems:
-            self.errors.note(self.now(), "reload failed", "", "", codes.CONFIG_FILE_ERROR, problem)
-        logs.event(logging.ERROR, "reload failed", problems=problems)
-
-    async def _move_metrics(self, config: Config) -> None:
-        server = MetricsServer(self)
-        await server.open(config)
-        await self._metrics.close()
-        self._metrics = server
 
     # -- the end
 
     async def _drain(self) -> None:
         """Have clients leave, in the way that is wanted."""
-        logs.event(
-            logging.INFO,
-            "stopping",
-            clients=self.router.clients.count,
-            how=self._how.value or "NOW",
-        )
+        clients = self.router.clients.count
+        logs.event(logging.INFO, "stopping", clients=clients, how=self._how.value or "NOW")
         notify("STOPPING=1")
         if self._how is not Stop.NOW:
             await self._unless_changed(self.config.timeouts.shutdown_delay, lambda: False)
-        error = PoolerError(
-            codes.ADMIN_SHUTDOWN, "terminating connection due to administrator command"
-        )
         self._listener.close()
         for greeter in list(self._greeters):
-            greeter.turn_away(error, CloseReason.SHUTDOWN)
+            greeter.turn_away(_shutdown(), CloseReason.SHUTDOWN)
         self.router.closed = True
         if self._how is Stop.CLIENTS:
             await self._unless_changed(self._stop_timeout, self._empty)
         if self._how is not Stop.NOW:
-            self.router.end(error, CloseReason.SHUTDOWN)
             timeout = self._stop_timeout if self._how is Stop.SERVERS else None
             if timeout is None:
                 timeout = self.config.timeouts.shutdown_timeout or None
+            self.router.end(_shutdown(), CloseReason.SHUTDOWN)
             await self._unless_changed(timeout, self._empty)
         left = self.router.clients.count
         if left:
@@ -545,9 +595,7 @@ class Service(Edge):
 
     async def _close(self, tick: "asyncio.Task[None]") -> None:
         """Close what is left, and wait a moment for the servers to have ended their sessions."""
-        error = PoolerError(
-            codes.ADMIN_SHUTDOWN, "terminating connection due to administrator command"
-        )
+        error = _shutdown()
         pools = list(self.router.pools.values())
         for pool in pools:
             for client in list(pool.clients):
@@ -571,6 +619,20 @@ class Service(Edge):
                 server.transport.abort()
         await asyncio.sleep(0)
         logs.event(logging.INFO, "stopped")
+
+
+async def either(*events: asyncio.Event) -> None:
+    """Wait until one of them is set."""
+    tasks = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def _shutdown() -> PoolerError:
+    return PoolerError(codes.ADMIN_SHUTDOWN, "terminating connection due to administrator command")
 
 
 def _wall_clock() -> float:

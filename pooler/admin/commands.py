@@ -21,6 +21,7 @@ from pooler.core.client import Client
 from pooler.core.errors import CloseReason, PoolerError
 from pooler.core.holds import EVERYTHING, FOREVER, Scope
 from pooler.core.server import Server, ServerState
+from pooler.reload import ReloadRefused, problems_of
 from pooler.shutdown import Stop
 from pooler.wire import build, codes
 
@@ -228,8 +229,8 @@ async def set_value(service: "Service", name: str, value: str) -> str:
     overlay = {**service.overlay, path: value}
     try:
         await service.reload(overlay)
-    except (ConfigError, OSError) as error:
-        text = "; ".join(_problems(error))
+    except ReloadRefused as refused:
+        text = "; ".join(refused.problems)
         raise CommandError(codes.INVALID_PARAMETER, "SET failed", text) from None
     return ".".join(path)
 
@@ -284,24 +285,18 @@ async def check_config(service: "Service") -> tuple[list[str], list[Change]]:
     try:
         config = service.load(service.overlay)
     except ConfigError as error:
-        return _problems(error), []
+        return problems_of(error), []
     return [], changes(service.config, config)
 
 
 async def _reload(service: "Service", overlay: dict[Path, str]) -> list[Change]:
     try:
         return await service.reload(overlay)
-    except (ConfigError, OSError) as error:
-        text = "\n".join(_problems(error))
+    except ReloadRefused as refused:
+        text = "\n".join(refused.problems)
         raise CommandError(
             codes.CONFIG_FILE_ERROR, "RELOAD failed, nothing has been changed", text
         ) from None
-
-
-def _problems(error: ConfigError | OSError) -> list[str]:
-    if isinstance(error, ConfigError):
-        return [str(problem) for problem in error.problems]
-    return [str(error)]
 
 
 # -- the end

@@ -5,7 +5,9 @@ user > database > defaults. Settings of the session are those of the client's us
 pool those of the server's user, since clients of several users may share the pool.
 """
 
+from collections import Counter
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
 from pydantic import ConfigDict, Field, InstanceOf, SecretStr
@@ -17,6 +19,7 @@ from pooler.config.model import Database, SessionState, Settings, User
 from pooler.config.units import is_verifier
 from pooler.core.policy import Policies
 from pooler.core.settings import PoolSettings, Route, SessionSettings, Target, TargetTls
+from pooler.wire.passwords import Kind, kind_of
 
 T = TypeVar("T")
 
@@ -71,6 +74,12 @@ class Config(Settings):
         own = self.users.get(user, _NOBODY).password
         secret = own if own is not None else self.stored.get(user)
         return None if secret is None else secret.get_secret_value()
+
+    @cached_property
+    def kinds(self) -> Counter[Kind]:
+        """How many users there are with each kind of secret."""
+        secrets = [self.secret(user) for user in {*self.users, *self.stored}]
+        return Counter(kind_of(secret) for secret in secrets if secret)
 
     def lookup(self, database: str) -> Lookup | None:
         """How to learn of an unknown user of `database`; None: nobody is to be asked."""

@@ -63,15 +63,17 @@ def placeholders(text: str) -> set[str]:
 
 
 def variables() -> dict[str, Path]:
-    """Each POOLER_<SECTION>_<KEY> and the path of its setting."""
+    """Each POOLER_<SECTION>_<KEY> or POOLER_<KEY>, and the path of its setting."""
     return {f"POOLER_{'_'.join(path).upper()}": path for path in _paths()}
 
 
-def _paths() -> Iterator[tuple[str, str]]:
+def _paths() -> Iterator[tuple[str, ...]]:
     for name, field in Settings.model_fields.items():
         section = field.annotation
         if isinstance(section, type) and issubclass(section, Section):
             yield from ((name, key) for key in section.model_fields)
+        elif f"POOLER_{name.upper()}" not in TREES:
+            yield (name,)
 
 
 def overlays(environ: Mapping[str, str], used: Collection[str]) -> tuple[list[Node], list[Problem]]:

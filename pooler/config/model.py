@@ -6,6 +6,7 @@ limit off; a setting of a database or a user that is None is taken from its sect
 need more than one setting are in `checks`, what a client's login resolves to is in `config`.
 """
 
+import os
 import re
 from enum import Enum
 from typing import Annotated, Any, Literal
@@ -581,9 +582,25 @@ class Logging(Section):
     """Log each error the pooler sends to a client."""
 
 
+def _workers(value: object) -> object:
+    return (len(os.sched_getaffinity(0)) or 1) if value == "auto" else value
+
+
+Workers = Annotated[
+    int,
+    BeforeValidator(_workers),
+    Field(ge=1, le=64),
+    WithJsonSchema(
+        {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 64}, {"const": "auto"}]}
+    ),
+]
+
+
 class Settings(Section):
     """Configuration of pooler, a PostgreSQL connection pooler."""
 
+    workers: Workers = 1
+    """Processes that serve clients, seen as one pooler; auto is one for each CPU."""
     listen: Listen = Listen()
     tcp: Tcp = Tcp()
     tls: Tls = Tls()

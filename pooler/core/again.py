@@ -3,7 +3,8 @@
 A prepared statement whose result has another shape than when it was prepared fails with "cached
 plan must not change result type". Outside of a transaction block nothing is lost but time: the
 statement is prepared anew and the burst sent again. Only where its client cannot be misled: it has
-the portal described, as libpq does each time, and asks for all columns in one format.
+the statement or the portal described, as libpq does each time, and asks for all columns in one
+format.
 """
 
 from typing import Final
@@ -17,16 +18,17 @@ BURST_LIMIT: Final = 65_536
 TIMES: Final = 2
 """The second time the statement is new for certain; the first, another client may have made it."""
 
-OWED: Final = bytes([codes.BIND, codes.DESCRIBE, codes.EXECUTE, codes.SYNC])
-"""What is not answered yet when its Bind fails; what came before did nothing."""
-
 _BEFORE: Final = bytes([codes.PARSE, codes.DESCRIBE, codes.CLOSE, codes.FLUSH])
+_FROM_DESCRIBE: Final = (b"DS", b"DBES", b"DBDES")
+_FROM_BIND: Final = b"BDES"
 
 
-def repeatable(burst: bytes) -> bytes:
-    """Return the one Bind, Describe of its portal, Execute and Sync that a burst ends with.
+def repeatable(burst: bytes, owed: bytes) -> bytes:
+    """Return the end of a burst that can be sent again: what is `owed` to it, kinds in order.
 
-    b"" if it does not, or if something before them may have done something.
+    That is a Describe of a statement, with or without one Bind and Execute behind it; or a Bind, a
+    Describe of its portal, an Execute; and the Sync. b"" if it is something else, or if something
+    before it may have done something.
     """
     starts: list[int] = []
     kinds = bytearray()
@@ -38,11 +40,20 @@ def repeatable(burst: bytes) -> bytes:
         starts.append(at)
         kinds.append(kind)
         at += size
-    if kinds[-len(OWED) :] != OWED or kinds[: -len(OWED)].strip(_BEFORE):
+    starts.append(at)
+    first = len(kinds) - len(owed)
+    if first < 0 or kinds[first:] != owed or kinds[:first].strip(_BEFORE):
         return b""
-    bind, describe = starts[-4], starts[-3]
-    of_portal = burst[describe + codes.HEADER] == ord("P")
-    return burst[bind:] if of_portal and _formats(burst[bind:describe]) <= 1 else b""
+    described = ord("P") if owed == _FROM_BIND else ord("S")
+    if owed != _FROM_BIND and owed not in _FROM_DESCRIBE:
+        return b""
+    describe = first + owed.index(codes.DESCRIBE)
+    if burst[starts[describe] + codes.HEADER] != described:
+        return b""
+    bind = owed.find(codes.BIND)
+    if bind >= 0 and _formats(burst[starts[first + bind] : starts[first + bind + 1]]) > 1:
+        return b""
+    return burst[starts[first] :]
 
 
 def _formats(bind: bytes) -> int:

@@ -103,12 +103,11 @@ class Catalog:
             self._transactions = pool.counters.transactions
             self._due = pool.edge.now() + pool.rules.policies.catalog_interval
         pool.counters.scans += 1
-        if pool.hints.learn(words):
-            for server in pool.working:
+        if pool.hints.learn(words):  # nobody knows what is on any server
+            for server in pool.servers():
+                server.generation = -1
                 if server.client is not None:
                     server.touch(hints.ANYTHING, b"")
-            for server in pool.idle:
-                server.generation = -1  # nobody knows what is on it
             pool.retire_idle()
 
     def failed(self, text: str) -> None:

@@ -322,22 +322,19 @@ class Client(Peer):
         self.unbrake(HELD_FULL)
         self._forward(data)
 
-    def schema_changed(self, owed: bytearray) -> bool:
+    def schema_changed(self, owed: bytes) -> bool:
         """Note that a statement's result is not of the shape that it had.
 
         Returns whether what failed is to be sent again; `owed` are the replies that had not come.
         """
         server = self.server
         burst, self._burst = self._burst, b""
-        repeatable = again.repeatable(burst)
-        if not repeatable or server is None:
+        if not burst or server is None or server.status != codes.IDLE:
             return False
-        self.names.renew()
         self._repeats += 1
-        if self._repeats > again.TIMES or server.status != codes.IDLE or owed != again.OWED:
-            return False
-        self.again = repeatable
-        return True
+        if self._repeats <= again.TIMES:
+            self.again = again.repeatable(burst, owed)
+        return bool(self.again)
 
     def repeat(self) -> None:
         """Send again what failed because of a changed schema."""

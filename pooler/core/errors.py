@@ -5,7 +5,7 @@ our own bug. The reasons are shared by logs, metrics and console; their texts ar
 """
 
 from enum import Enum
-from typing import Literal
+from typing import ClassVar, Final, Literal
 
 from pooler.wire import build, codes
 
@@ -16,8 +16,8 @@ Origin = Literal["client", "server", "pooler"]
 class PoolerError(Exception):
     """An error that a client is told; FATAL, for its connection ends with it."""
 
-    severity = "FATAL"
-    origin: Origin = "pooler"
+    severity: ClassVar[str] = "FATAL"
+    origin: ClassVar[Origin] = "pooler"
 
     def __init__(self, sqlstate: str, text: str, detail: str = "", hint: str = "") -> None:
         super().__init__(text)
@@ -36,13 +36,23 @@ class PoolerError(Exception):
 class ClientFault(PoolerError):
     """The client broke the protocol or asked for what it may not have."""
 
-    origin: Origin = "client"
+    origin: ClassVar[Origin] = "client"
 
 
 class ServerFault(PoolerError):
-    """A server connection failed, or could not be had."""
+    """A server connection failed, or could not be had.
 
-    origin: Origin = "server"
+    `lasting` says that it stays until somebody changes something: a wrong password, a certificate
+    of another.
+    """
+
+    origin: ClassVar[Origin] = "server"
+
+    def __init__(
+        self, sqlstate: str, text: str, detail: str = "", hint: str = "", *, lasting: bool = False
+    ) -> None:
+        super().__init__(sqlstate, text, detail, hint)
+        self.lasting = lasting
 
 
 def protocol_violation(text: str) -> ClientFault:
@@ -50,12 +60,13 @@ def protocol_violation(text: str) -> ClientFault:
     return ClientFault(codes.PROTOCOL_VIOLATION, text)
 
 
+_PASSING: Final = (codes.CANNOT_CONNECT_NOW, codes.ADMIN_SHUTDOWN, "57P02")
+"""What may be otherwise in a moment, as class 53 (insufficient resources) may. Anything else (no
+such database, wrong password, ...) stays until somebody changes something."""
+
+
 class ServerRefused(ServerFault):
     """The server answered our login with an ErrorResponse; its own words and SQLSTATE."""
-
-    # What may be otherwise in a moment: class 53 (insufficient resources) and these. Anything
-    # else (no such database, wrong password, ...) stays until somebody changes something.
-    _PASSING = (codes.CANNOT_CONNECT_NOW, codes.ADMIN_SHUTDOWN, "57P02")
 
     def __init__(self, fields: dict[str, str]) -> None:
         code = fields.get("C", "")
@@ -66,11 +77,7 @@ class ServerRefused(ServerFault):
             fields.get("D", ""),
             fields.get("H", ""),
         )
-
-    @property
-    def passing(self) -> bool:
-        """True where trying again soon makes sense."""
-        return self.sqlstate in self._PASSING or self.sqlstate.startswith("53")
+        self.lasting = self.sqlstate not in _PASSING and not self.sqlstate.startswith("53")
 
 
 class CloseReason(Enum):

@@ -47,7 +47,9 @@ class Inner:
             self._closed = True
             self.ended()
 
-    abort = close
+    def abort(self) -> None:
+        """As `close`."""
+        self.close()
 
     def write_eof(self) -> None:
         """Nothing is waiting for it."""

@@ -25,7 +25,6 @@ from typing import Final
 from pooler.wire.codes import (
     BIND,
     CLOSE,
-    CLOSE_COMPLETE,
     COMMAND_COMPLETE,
     COPY_DONE,
     COPY_FAIL,
@@ -33,7 +32,6 @@ from pooler.wire.codes import (
     EXECUTE,
     FUNCTION_CALL,
     PARSE,
-    PARSE_COMPLETE,
     QUERY,
     SYNC,
 )
@@ -48,7 +46,11 @@ RENAMED_PARSE: Final = 4
 """A Parse of a client's name, under ours."""
 OUR_CLOSE: Final = 5
 """A Close that the client did not send: its reply is taken out."""
-SPECIAL: Final = 5  # the last of them
+OUR_DESCRIBE: Final = 6
+"""A Describe of a statement that the client did not send: its replies are taken out."""
+SEEN_DESCRIBE: Final = 7
+"""One of the client's, of which the replies are looked at."""
+SPECIAL: Final = 7  # the last of them
 
 
 def _answers() -> list[int]:
@@ -60,6 +62,8 @@ def _answers() -> list[int]:
 
 
 _ANSWERS = _answers()
+_SPECIAL_ANSWERS = (b"", b"1", b"", b"", b"1", b"3", b"nT", b"nT")
+"""The kinds of reply that each special kind is answered by, if any."""
 _EXTENDED = bytes([PARSE, BIND, DESCRIBE, EXECUTE, CLOSE, *range(1, SPECIAL + 1)])
 _ENDS_COPY = bytes([COPY_DONE, COPY_FAIL])
 
@@ -70,6 +74,14 @@ def _ends_unsynced(kinds: bytearray, before: bool) -> bool:
         if kinds[i] not in _ENDS_COPY:
             return kinds[i] in _EXTENDED
     return before
+
+
+def count_special(kinds: bytearray) -> int:
+    """Return how many of `kinds` are special."""
+    special = 0
+    for i in range(len(kinds)):
+        special += kinds[i] <= SPECIAL
+    return special
 
 
 class Ledger:
@@ -149,7 +161,7 @@ class Ledger:
         if not 0 < head <= SPECIAL:
             self.replied(bytearray([reply]))
             return 0
-        if reply != (CLOSE_COMPLETE if head == OUR_CLOSE else PARSE_COMPLETE):
+        if reply not in _SPECIAL_ANSWERS[head]:
             return 0
         del owed[0]
         self.special -= 1
@@ -202,7 +214,7 @@ class Ledger:
             del owed[:sync]
         if not self.special:
             return 0
-        special = sum(kind <= SPECIAL for kind in skipped)
+        special = count_special(skipped)
         self.special -= special
         return special
 

@@ -5,7 +5,6 @@ it is gone, or with its client or server. Reasons are a closed set: labels of me
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from pooler.core import hints, outline, policy
@@ -38,17 +37,19 @@ def reasons_of(flags: int) -> tuple[str, ...]:
     return tuple(name for flag, name in _REASONS if flags & flag)
 
 
-@dataclass(slots=True)
 class Pin:
     """A server that only its client can use."""
 
-    client: "Client"
-    server: "Server"
-    flags: int
-    statement: str
-    """The outline of what caused it, or its command tag; it shows no value."""
-    since: float
-    """In seconds of the edge's clock."""
+    __slots__ = ("client", "flags", "server", "since", "statement")
+
+    def __init__(
+        self, client: "Client", server: "Server", flags: int, statement: str, since: float
+    ) -> None:
+        self.client = client
+        self.server = server
+        self.flags = flags
+        self.statement = statement  # outline of what caused it, or its command tag; no values
+        self.since = since  # in seconds of the edge's clock
 
     @property
     def reasons(self) -> tuple[str, ...]:

@@ -579,7 +579,7 @@ class Pool:
         if server.client is not None and server.state is ServerState.ACTIVE:
             client = server.client
             self.settled(server)
-            if server.client is client and server.cancels == 0:
+            if client.server is server and server.cancels == 0:
                 client.resume()
         elif server.state is ServerState.TIDYING:
             self.offer(server)
@@ -735,6 +735,8 @@ class Pool:
             self.hints = Hints(self.rules, self.hints.words)
         self.settings = settings
         self.retire_idle()
+        if self.supply.failing_since:  # perhaps not for the same reason
+            self.supply.forgive()
         self.wake()
 
     def renew(self) -> None:

@@ -25,15 +25,18 @@ from pooler.core.hints import (
     databases_in,
     names_in,
 )
-from pooler.core.names import TEXT_LIMIT, Names, Wait
+from pooler.core.names import TEXT_LIMIT, Names
 from pooler.core.peer import HOLD_LIMIT, Edit
 from pooler.core.settings import PoolMode
-from pooler.wire import codes
+from pooler.core.statements import Wait
+from pooler.wire import build, codes
 from pooler.wire.cutter import END, FROM_CLIENT, FROM_CLIENT_CLOSELY, MORE, client_cutter
 
 if TYPE_CHECKING:
     from pooler.core.client import Client
     from pooler.core.server import Server
+
+_FLUSH: Final = build.message(codes.FLUSH, b"")
 
 CUSTOM_LIMIT: Final = 1_000
 """Names of custom settings remembered of a client."""
@@ -109,9 +112,12 @@ class Requests:
             effects, kinds = len(server.effects), len(cutter.kinds)
             try:
                 renamed = manage and self._rename(stop, body, data, at, size, server)
-            except Wait:
-                server.take_back(len(server.effects) - effects)
-                del cutter.kinds[kinds:]
+            except Wait as wait:
+                if wait.asks:
+                    self.edits.append((at, at, wait.asks + _FLUSH))
+                else:
+                    server.take_back(len(server.effects) - effects)
+                    del cutter.kinds[kinds:]
                 client.holds = True
                 return at
             if not renamed:
@@ -149,7 +155,9 @@ class Requests:
         whole = end == at + size
         edit: Edit | None = None
         if kind == codes.BIND:
-            edit = self.names.bind(data[at:end], size, server, kinds)
+            follows = data[end : end + codes.HEADER + 1]
+            describes = whole and follows[:1] == b"D" and follows[-1:] == b"P"
+            edit = self.names.bind(data[at:end], size, describes, server, kinds)
             if edit is None:
                 return False
             self.edits.append((at, at + edit[1], edit[2]))
@@ -163,14 +171,17 @@ class Requests:
                         f"a statement of more than {TEXT_LIMIT} bytes cannot be prepared by name",
                         hint="Use the unnamed statement, or session mode.",
                     )
-                instead = self.names.parse(body, server, kinds)
+                if body[:1] == b"\0":  # one that may mean a named one in SQL
+                    instead = self.names.sql.unnamed(body[1:], server, kinds)
+                else:
+                    instead = self.names.parse(body, server, kinds)
                 self.cutter.marks = FROM_CLIENT_CLOSELY
             elif kind == codes.DESCRIBE:
                 instead = self.names.describe(body, server, kinds)
             elif kind == codes.CLOSE:
                 instead = self.names.close(body, server, kinds)
             elif kind == codes.QUERY:
-                instead = self.names.in_sql(body, server, kinds)
+                instead = self.names.sql.in_sql(body, server, kinds)
             if instead is None:
                 return False
             self.edits.append((at, end, instead))

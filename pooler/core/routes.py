@@ -51,13 +51,19 @@ class Router:
         self._client_gauges: dict[tuple[str, str], Gauge] = {}
         self._server_gauges: dict[tuple[str, str], ServerGauge] = {}
         self._idents = 0
+        self._stride = 1
         self.closed = False  # nobody is admitted any more
         self.ending: tuple[PoolerError, CloseReason] | None = None
 
     def ident(self) -> int:
         """Return the next number for a client or server."""
-        self._idents += 1
+        self._idents += self._stride
         return self._idents
+
+    def number(self, worker: int, workers: int) -> None:
+        """Give numbers that no other of so many workers gives; 0 is the first worker."""
+        self._idents = worker + 1 - workers
+        self._stride = workers
 
     # -- configuration
 

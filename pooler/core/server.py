@@ -15,16 +15,21 @@ from pooler.core.chores import Chore, Unusable
 from pooler.core.counters import BOUNDS
 from pooler.core.errors import CloseReason
 from pooler.core.ledger import (
+    LEFT_OUT_CLOSE,
     LEFT_OUT_PARSE,
     OUR_CLOSE,
+    OUR_DESCRIBE,
     OUR_PARSE,
+    RENAMED_PARSE,
+    SEEN_DESCRIBE,
     SPECIAL,
     Ledger,
+    count_special,
 )
 from pooler.core.names import STALE, made_to_fail
 from pooler.core.peer import NAMES_FULL, PEER_FULL, Edit, Peer, Transport, edited
 from pooler.core.settings import Host
-from pooler.core.statements import PREFIX, Effect, Prepared
+from pooler.core.statements import PREFIX, Effect, Prepared, Statement, shape_of
 from pooler.wire import build, codes, parse
 from pooler.wire.cutter import (
     END,
@@ -44,11 +49,11 @@ _COMMAND_COMPLETE: Final = bytearray([codes.COMMAND_COMPLETE])
 
 CAUSES: Final = 32
 """Statements that may have changed something, remembered until that is known."""
-CHANGED_RESULT: Final = "cached plan must not change result type"
-"""The error by which a prepared statement tells that the schema was changed under it; like all
-drivers that look for it, we do not expect `lc_messages` to be another language."""
 
-_ADDED: Final = bytes([OUR_PARSE, OUR_CLOSE])
+_AS_SENT: Final = bytes.maketrans(
+    bytes([LEFT_OUT_PARSE, RENAMED_PARSE, LEFT_OUT_CLOSE, SEEN_DESCRIBE]), b"PPCD"
+)
+_ADDED: Final = bytes([OUR_PARSE, OUR_CLOSE, OUR_DESCRIBE])
 
 EFFECTS_FEW: Final = 1_000
 """So many effects are left when a client with too many is read from again."""
@@ -57,9 +62,22 @@ _REPLIES: Final = b"123IsTnW"
 
 LOOK_LIMIT: Final = 65_536
 """Bytes of a message kept back until it is whole so that we can read it; a longer one passes."""
+DESCRIPTION_LIMIT: Final = 1_048_576
+"""The same of a description: PostgreSQL has at most 1664 columns and 65535 parameters."""
+_DESCRIPTIONS: Final = bytes([codes.PARAMETER_DESCRIPTION, codes.ROW_DESCRIPTION])
 
 
 _NO_COPY: Final = build.copy_fail("client connection lost")
+
+
+def _changed(fields: dict[str, str]) -> bool:
+    """Return whether an error is that a prepared statement's result has another shape now.
+
+    By its place in PostgreSQL's source, as pgjdbc does: "cached plan must not change result type"
+    is in the language of `lc_messages`.
+    """
+    sqlstate = fields.get("C")
+    return sqlstate == codes.FEATURE_NOT_SUPPORTED and fields.get("R") == "RevalidateCachedQuery"
 
 
 def _syncs(kinds: bytearray) -> int:
@@ -178,7 +196,7 @@ class Server(Peer):
         self._cutter = server_cutter()
         self._tail = b""  # start of a message kept back until it is whole
         self._edits: list[Edit] = []  # to be made in the chunk under way
-        self._ready = False  # a ReadyForQuery is in it
+        self._ready = False  # something is in it that its client may have waited for
         self.answer: bytearray | None = None  # what came since a chore asked a question
         self.farewell: dict[str, str] | None = None  # the FATAL that the server sent
 
@@ -224,9 +242,7 @@ class Server(Peer):
 
     def watch(self, kinds: bytearray) -> None:
         """Look closely at replies, if any of the messages just sent is of a special kind."""
-        special = 0
-        for kind in kinds:
-            special += kind <= SPECIAL
+        special = count_special(kinds)
         if not special:
             return
         self.ledger.special += special
@@ -338,6 +354,10 @@ class Server(Peer):
         """Return whether `status` may have changed until what comes behind `kinds` is read."""
         return _syncs(self.ledger.owed) > 0 or _syncs(kinds) > 0
 
+    def describes(self, statement: Statement) -> bool:
+        """Return whether it is about to tell its client of a statement's shape."""
+        return any(effect.describes is statement and effect.name for effect in self.effects)
+
     def take_back(self, count: int) -> None:
         """Forget the newest effects: their messages are not sent after all."""
         for _ in range(count):
@@ -353,16 +373,37 @@ class Server(Peer):
         if effect.concerns is not None:
             self.prepared.answered(effect.concerns, None)
         if effect.means is not None:
-            self.pool.registry.drop(effect.means)
+            self.pool.registry.drop(effect.means.statement)
 
-    def _answered(self, reply: int, at: int, size: int) -> None:
+    def _answered(self, reply: int, data: bytes, at: int, size: int) -> None:
         """Note one reply while some are to be taken out or put in."""
         kind = self.ledger.answered(reply)
         if not kind:
             return
-        self._happened(self.effects.popleft(), kind != OUR_CLOSE)
-        if kind in (OUR_PARSE, OUR_CLOSE):
+        effect = self.effects.popleft()
+        if kind in (OUR_DESCRIBE, SEEN_DESCRIBE):
+            self._described(effect, data[at + codes.HEADER : at + size])
+        else:
+            self._happened(effect, kind != OUR_CLOSE)
+        if kind in (OUR_PARSE, OUR_CLOSE, OUR_DESCRIBE):
             self._edits.append((at, at + size, b""))
+
+    def _parameters_described(self, body: bytes, at: int, size: int) -> None:
+        """Note the first half of the answer to a Describe of a statement."""
+        kind = self.ledger.owed[0] if self.ledger.owed else 0
+        if kind in (OUR_DESCRIBE, SEEN_DESCRIBE):
+            self.effects[0].parameters = body
+        if kind == OUR_DESCRIBE:
+            self._edits.append((at, at + size, b""))
+
+    def _described(self, effect: Effect, columns: bytes) -> None:
+        """Note the second half: the shape of a statement."""
+        assert effect.describes is not None
+        shape = shape_of(effect.parameters, columns)
+        self.prepared.described(effect.describes, shape)
+        if self.client is not None and effect.name:
+            self.client.names.told(effect, shape)
+        self._ready = True  # perhaps its client waits for that
 
     def _put_in(self, at: int) -> None:
         """Put in the replies that are due at `at`; look no closer when there is nothing left."""
@@ -382,7 +423,7 @@ class Server(Peer):
         client = self.client
         if client is None:
             if effect.means is not None:
-                self.pool.registry.drop(effect.means)
+                self.pool.registry.drop(effect.means.statement)
             return
         if effect.name:
             client.names.happened(effect)
@@ -424,7 +465,7 @@ class Server(Peer):
                 return at
             size = cutter.size
             if at + size > end:
-                if size <= LOOK_LIMIT:
+                if size <= (DESCRIPTION_LIMIT if stop in _DESCRIPTIONS else LOOK_LIMIT):
                     return at
                 if stop != codes.ERROR_RESPONSE:
                     raise BadMessage(f"a message of type {chr(stop)!r} of {size} bytes")
@@ -459,7 +500,9 @@ class Server(Peer):
             elif stop == codes.NOTIFICATION_RESPONSE:
                 self._notified(data[at : at + size], at)
             elif stop in _REPLIES:
-                self._answered(stop, at, size)
+                self._answered(stop, data, at, size)
+            elif stop == codes.PARAMETER_DESCRIPTION:
+                self._parameters_described(data[at + codes.HEADER : at + size], at, size)
             else:
                 self._look(stop, data[at + codes.HEADER : at + size], at)
             if ledger.special and at + size <= end:
@@ -502,13 +545,13 @@ class Server(Peer):
         sqlstate = fields.get("C", "")
         special = 0 < (ledger.owed[0] if ledger.owed else 0) <= SPECIAL
         failed = self.effects[0] if special else None
-        owed = ledger.owed.translate(None, _ADDED)
+        owed = bytes(ledger.owed.translate(_AS_SENT, _ADDED))
         instead: bytes | None = None
         if PREFIX in body and client is not None:
             said = client.names.in_its_words(body, sqlstate, failed)
             instead = build.message(codes.ERROR_RESPONSE, said)
         skipped = ledger.failed()
-        if client is not None and (fields.get("M") == CHANGED_RESULT or STALE in body):
+        if client is not None and (_changed(fields) or STALE in body):
             self.pool.counters.schema_changes += 1
             for statement in client.names.recent:
                 self.pool.registry.retire(statement)

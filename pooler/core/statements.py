@@ -10,6 +10,9 @@ what we left out is put in. Each such message has an entry of its own in the led
 `Effect` here, which happens when its turn comes, or never if an error makes the server skip it.
 """
 
+import hashlib
+import struct
+from collections import deque
 from collections.abc import Iterable
 from typing import Final
 
@@ -18,6 +21,9 @@ from pooler.wire import build, codes
 
 PREFIX: Final = b"_pooler_"
 """What our names start with; `_pooler_` in an error's text is put back into the client's words."""
+
+CHANGES: Final = 1_000
+"""Changes of the schema that are remembered for statements that were not used since."""
 
 _NO_PLAN: Final = frozenset(
     (
@@ -32,17 +38,38 @@ _NO_PLAN: Final = frozenset(
 """Settings that no plan depends on."""
 
 
+SPARE: Final = PREFIX + b"spare"
+"""A name for a statement that nobody uses: prepared for the sake of PostgreSQL's answer."""
+
+
+def foreign(name: bytes) -> bytes | None:
+    """Return what to call an unknown name that looks like one of ours, and is not to be one."""
+    return PREFIX + name if name.startswith(PREFIX) else None
+
+
+class Wait(Exception):
+    """A message that cannot be passed on before something else is answered.
+
+    That is `asks`, sent now, or else what was sent up to the last Sync.
+    """
+
+    def __init__(self, asks: bytes = b"") -> None:
+        super().__init__()
+        self.asks = asks
+
+
 class Statement:
     """One text with its parameter types, as it is parsed under some settings."""
 
-    __slots__ = ("body", "key", "name", "needs", "retired", "users")
+    __slots__ = ("body", "key", "name", "needs", "retired", "seen", "users")
 
     def __init__(self, name: bytes, body: bytes, key: "tuple[bytes, session.Settings]") -> None:
         self.name = name
         self.body = body  # of the Parse, after the name
         self.key = key
         self.needs: Statement | None = None  # what its text, an EXECUTE, executes
-        self.retired = False  # its result has another shape since the schema was changed
+        self.retired = False  # the schema was changed: its result may have another shape
+        self.seen = 0  # changes of the schema that it has been looked at for
         self.users = 0  # clients' names, servers and effects that refer to it
 
     def __repr__(self) -> str:
@@ -53,32 +80,75 @@ class Statement:
         """Return the Parse that prepares it under our name."""
         return build.message(codes.PARSE, self.name + b"\0" + self.body)
 
+    def describe(self) -> bytes:
+        """Return the Describe of it."""
+        return build.message(codes.DESCRIBE, b"S" + self.name + b"\0")
+
     def close(self) -> bytes:
         """Return the Close of it."""
         return build.message(codes.CLOSE, b"S" + self.name + b"\0")
+
+
+class Name:
+    """What a client's name stands for; refers to the statement."""
+
+    __slots__ = ("statement", "told")
+
+    def __init__(self, statement: Statement) -> None:
+        self.statement = statement
+        self.told = UNKNOWN  # the shape of which its client was told
+
+
+UNKNOWN: Final = b""
+"""A shape that nobody has asked for."""
+
+_FIELD: Final = struct.Struct("!IhIhih")
+
+
+def shape_of(parameters: bytes, columns: bytes) -> bytes:
+    """Return a fingerprint of a statement's ParameterDescription and RowDescription (or NoData).
+
+    Of columns it has what PostgreSQL compares (`equalTupleDescs`): names and types, not the table
+    that they come from, nor the format that is asked for.
+    """
+    shape = hashlib.blake2b(parameters, digest_size=16)
+    at = 2
+    while 0 < at < len(columns):
+        end = columns.find(b"\0", at) + 1
+        if not end or end + _FIELD.size > len(columns):
+            break
+        _, _, kind, size, modifier, _ = _FIELD.unpack_from(columns, end)
+        shape.update(columns[at:end])
+        shape.update(b"%d %d %d" % (kind, size, modifier))
+        at = end + _FIELD.size
+    return shape.digest()
 
 
 class Effect:
     """What a message of a special kind does when the server has done it.
 
     `concerns` is the statement that it prepares or closes on the server. `name` is the client's,
-    b"" for a message of our own, and stands for `means` then, to which the effect refers meanwhile.
-    `group` is that of the message, see `Prepared`.
+    b"" for a message of our own, and stands for `means` then, which is the effect's meanwhile.
+    `group` is that of the message, see `Prepared`. A Describe has `describes` instead, and `name`
+    if the client is told of it; `parameters` is the first half of its answer.
     """
 
-    __slots__ = ("concerns", "group", "means", "name")
+    __slots__ = ("concerns", "describes", "group", "means", "name", "parameters")
 
     def __init__(
         self,
         concerns: Statement | None = None,
         name: bytes = b"",
-        means: Statement | None = None,
+        means: Name | None = None,
         group: int = 0,
+        describes: Statement | None = None,
     ) -> None:
         self.concerns = concerns
         self.name = name
         self.means = means
         self.group = group
+        self.describes = describes
+        self.parameters = b""
 
 
 class Registry:
@@ -88,26 +158,61 @@ class Registry:
         self._shelf = shelf
         self._statements: dict[tuple[bytes, int], Statement] = {}
         self._named = 0
+        self._plan: tuple[session.Settings, session.Settings] = (session.NONE, session.NONE)
+        self.changes = 0  # of the schema, so far
+        self._changes: deque[frozenset[bytes]] = deque()  # what the last of them were about
 
     def __len__(self) -> int:
         return len(self._statements)
 
     def find(self, body: bytes, wants: session.Settings) -> Statement:
         """Return the one statement of this text under these settings; `hold` it."""
-        plan = self._shelf.shared(
-            {
-                name: value
-                for name, value in wants.items()
-                if name not in _NO_PLAN and not name.startswith(session.STATEMENT)
-            }
-        )
+        plan = self._plan_of(wants)
         found = self._statements.get((body, id(plan)))
         if found is None:
             self._named += 1
             name = PREFIX + str(self._named).encode()
             found = Statement(name, body, (body, plan))
+            found.seen = self.changes
             self._statements[body, id(plan)] = found
         return found
+
+    def _plan_of(self, wants: session.Settings) -> session.Settings:
+        """Return those of some settings that a plan depends on."""
+        before, plan = self._plan
+        if wants is not before:
+            plan = self._shelf.shared(
+                {
+                    name: value
+                    for name, value in wants.items()
+                    if name not in _NO_PLAN and not name.startswith(session.STATEMENT)
+                }
+            )
+            self._plan = wants, plan
+        return plan
+
+    def changed(self, words: frozenset[bytes]) -> None:
+        """Note a change of the schema, about these names in lower case; none: about anything."""
+        self.changes += 1
+        self._changes.append(words)
+        if len(self._changes) > CHANGES:
+            self._changes.popleft()
+
+    def review(self, statement: Statement) -> None:
+        """Retire a statement that a change of the schema since it was last looked at is about."""
+        missed = self.changes - statement.seen
+        statement.seen = self.changes
+        if statement.retired:
+            return
+        if missed > len(self._changes):
+            self.retire(statement)
+            return
+        text = statement.body.lower()
+        for back in range(1, missed + 1):
+            words = self._changes[-back]
+            if not words or any(word in text for word in words):
+                self.retire(statement)
+                return
 
     def hold(self, statement: Statement) -> None:
         """Count a reference more."""
@@ -158,7 +263,7 @@ class Prepared:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._statements: dict[Statement, None] = {}
+        self._statements: dict[Statement, bytes] = {}  # and the shape of each, where it is known
         self._awaited: dict[Statement, _Awaited] = {}
         self._doubted: set[Statement] = set()
         self.bytes = 0
@@ -178,10 +283,18 @@ class Prepared:
         awaited = self._awaited.get(statement)
         return awaited is not None and awaited.group != group
 
+    def shape(self, statement: Statement) -> bytes:
+        """Return the shape that it has here, UNKNOWN if it is not known, or not there."""
+        return self._statements.get(statement, UNKNOWN)
+
+    def described(self, statement: Statement, shape: bytes) -> None:
+        """Note its shape, which it has as long as it is there: else PostgreSQL refuses it."""
+        if statement in self._statements:
+            self._statements[statement] = shape
+
     def use(self, statement: Statement) -> None:
         """Make it the most recently used one."""
-        del self._statements[statement]
-        self._statements[statement] = None
+        self._statements[statement] = self._statements.pop(statement)
 
     def expect(self, statement: Statement, *, there: bool, group: int) -> None:
         """Note a message that prepares or closes it."""
@@ -211,7 +324,7 @@ class Prepared:
         if there == (statement in self._statements):
             return
         if there:
-            self._statements[statement] = None
+            self._statements[statement] = UNKNOWN
             self.bytes += len(statement.body)
             self._registry.hold(statement)
         else:

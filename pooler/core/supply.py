@@ -164,12 +164,11 @@ class Supply:
         error = self.last_error
         if error is None or not self.failing_since or pool.idle or pool.working or pool.paused:
             return
-        refused = isinstance(error, ServerRefused) or error.sqlstate == codes.INVALID_PASSWORD
-        passing = not refused or (isinstance(error, ServerRefused) and error.passing)
-        if passing and pool.edge.now() - self.failing_since < FAILING_LIMIT:
+        refused = error.lasting or isinstance(error, ServerRefused)
+        if not error.lasting and pool.edge.now() - self.failing_since < FAILING_LIMIT:
             return
         for client in list(pool.waiting):
-            if passing and client.waiting_since > self._failed_at:
+            if not error.lasting and client.waiting_since > self._failed_at:
                 continue  # it may have passed: not without another attempt
             if client.state is ClientState.GREETING:
                 client.fail(error, CloseReason.SERVER_UNAVAILABLE)

@@ -182,9 +182,19 @@ def _fields(severity: str, sqlstate: str, text: str, detail: str, hint: str) -> 
     return fields
 
 
-def error(severity: str, sqlstate: str, text: str, detail: str = "", hint: str = "") -> bytes:
+def error(
+    severity: str,
+    sqlstate: str,
+    text: str,
+    detail: str = "",
+    hint: str = "",
+    routine: str = "",
+) -> bytes:
     """Return an ErrorResponse; severity is ERROR, or FATAL where we close after it."""
-    return _report(codes.ERROR_RESPONSE, _fields(severity, sqlstate, text, detail, hint))
+    fields = _fields(severity, sqlstate, text, detail, hint)
+    if routine:
+        fields["R"] = routine
+    return _report(codes.ERROR_RESPONSE, fields)
 
 
 def warning(sqlstate: str, text: str, detail: str = "", hint: str = "") -> bytes:

@@ -14,7 +14,15 @@ or keep a chunk; this loop is what wide results live or die by.
 
 from typing import Final
 
-from pooler.wire.codes import BIND, CLOSE, DESCRIBE, HEADER, LARGE_LIMIT, SMALL_LIMIT
+from pooler.wire.codes import (
+    BIND,
+    CLOSE,
+    DESCRIBE,
+    HEADER,
+    LARGE_LIMIT,
+    PARAMETER_DESCRIPTION,
+    SMALL_LIMIT,
+)
 
 PASS: Final = 0
 COUNT: Final = 1
@@ -64,7 +72,10 @@ FROM_CLIENT_CLOSELY: Final = bytes(
 _SMALL: Final = bytes(1 if kind in b"SHXEDCc" else 0 for kind in range(256))
 """Client messages held to PQ_SMALL_MESSAGE_LIMIT, as PostgreSQL's SocketBackend does."""
 
-FROM_SERVER_CLOSELY: Final = bytes(STOP if mark == COUNT else mark for mark in FROM_SERVER)
+FROM_SERVER_CLOSELY: Final = bytes(
+    STOP if mark == COUNT or kind == PARAMETER_DESCRIPTION else mark
+    for kind, mark in enumerate(FROM_SERVER)
+)
 """The same while some replies are to be taken out, or put in."""
 
 NO_LIMITS: Final = bytes(256)

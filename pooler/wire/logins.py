@@ -341,11 +341,13 @@ def _check(
     secret = account.secret or None  # an empty password is none, as in PostgreSQL
     kind = None if secret is None else passwords.kind_of(secret)
     if account.check is not None:
-        return account.method, (yield from _check_elsewhere(user, account, account.check))
+        typed = yield from _check_elsewhere(user, account, account.check)
+        return account.method, typed
     if account.method in ("trust", "cert", "peer"):  # the proof, if any, has been found already
         return account.method, None if kind is passwords.Kind.SCRAM else secret
     if account.method == "password":
-        return "password", (yield from _check_password(user, secret, key))
+        typed = yield from _check_password(user, secret, key)
+        return "password", typed
     if account.method == "md5" and kind is not passwords.Kind.SCRAM:
         yield from _check_md5(user, secret, random, key)
         return "md5", secret

@@ -91,7 +91,8 @@ async def serving(config: Config, folder: Path) -> AsyncIterator[Service]:
     """A service on this loop, until the block is left."""
     path = folder / "pooler.yaml"
     path.write_text(yaml.safe_dump(config))
-    service = Service(lambda overlay: load(str(path), environ={}))
+    loaded = load(str(path), environ={})
+    service = Service(lambda overlay: loaded, loaded)
     task = asyncio.create_task(service.run())
     async with asyncio.timeout(15):
         while not service.listening:  # noqa: ASYNC110

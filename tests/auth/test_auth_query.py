@@ -107,27 +107,32 @@ def test_a_function_serves_a_role_without_rights(
 def test_many_logins_are_few_questions(
     run_with_config: RunWithConfig, counting_function: dict[str, str], postgres: Postgres
 ) -> None:
-    pooler = run_with_config(auth=counting_function, users={"alice": None})
+    auth = {**counting_function, "cache_ttl": 3600}
+    pooler = run_with_config(auth=auth, users={"alice": None})
     with ThreadPoolExecutor(20) as threads:
         list(threads.map(lambda _: log_in(pooler, "alice"), range(100)))
     assert questions(postgres) == 1
-    connections = [row for row in postgres.backends("app") if row["usename"] == "bob"]
-    assert len(connections) == 1
+    assert len(connected(pooler, "bob")) == 1
+
+
+def connected(pooler: Pooler, user: str) -> list[int]:
+    """The process ids of all server connections that a user ever had."""
+    events = [event for event in pooler.log if event["event"] == "server connected"]
+    return [event["pid"] for event in events if event["user"] == user]
 
 
 def test_at_most_so_many_connections_ask(
     run_with_config: RunWithConfig, counting_function: dict[str, str], postgres: Postgres
 ) -> None:
-    query = "SELECT 'x', 'y' FROM pg_sleep(0.05) WHERE $1 <> ''"
+    query = "SELECT 'x', 'y' FROM pg_advisory_xact_lock_shared(1) WHERE $1 <> ''"
     pooler = run_with_config(auth={**counting_function, "query": query, "query_pool_size": 2})
-    with ThreadPoolExecutor(20) as threads:
+    with ThreadPoolExecutor(20) as threads, postgres.connect(dbname="app") as blocker:
+        blocker.execute("SELECT pg_advisory_lock(1)")
         logins = [threads.submit(refused, pooler, f"user {number}") for number in range(20)]
-        most = 0
-        while not all(login.done() for login in logins):
-            asking = [row for row in postgres.backends("app") if row["usename"] == "bob"]
-            most = max(most, len(asking))
+        wait_until(lambda: len(connected(pooler, "bob")) == 2)
     assert {login.result()["C"] for login in logins} == {"28P01"}
-    assert most == 2
+    assert len(connected(pooler, "bob")) == 2
+    assert not pooler.log_contains(event="server closed", user="bob")
 
 
 @pytest.mark.parametrize("how", ["VALID UNTIL '2020-01-01'", "NOLOGIN", "PASSWORD NULL"])

@@ -1,7 +1,9 @@
 """What the authenticator asks of whom: certificates, users of the system, rules' places in logs."""
 
 import asyncio
+import base64
 import ipaddress
+import json
 import os
 import pwd
 import socket
@@ -224,3 +226,52 @@ def test_questions_take_turns_and_no_longer_than_they_may() -> None:
         assert await outside.ask(lambda: 43) == 43
 
     asyncio.run(run())
+
+
+VERIFIER = "SCRAM-SHA-256$4096:c2FsdA==$" + ":".join(
+    base64.b64encode(bytes(32)).decode() for _ in "ab"
+)
+
+
+@pytest.mark.parametrize(
+    ("secrets", "method"),
+    [
+        (["secret"], "md5"),
+        (["secret", "password", VERIFIER], "md5"),
+        (["secret", VERIFIER, VERIFIER, VERIFIER], "scram-sha-256"),
+    ],
+)
+def test_who_is_unknown_is_asked_as_most_users_are(
+    tmp_path: Path, secrets: list[str], method: str
+) -> None:
+    """Under md5, a user with a verifier is asked for SCRAM: so must those be who do not exist."""
+    users = {f"user{number}": {"password": secret} for number, secret in enumerate(secrets)}
+    settings = {
+        "databases": {"app": {}},
+        "users": users,
+        "auth": {"type": "md5"},
+    }
+    (tmp_path / "pooler.yaml").write_text(json.dumps(settings))
+    config = load(str(tmp_path / "pooler.yaml"), environ={})
+    found = Authenticator(lambda: config).find(Connection(""), Find("nobody", "app", {}))
+    assert found == Account(method)  # type: ignore[arg-type]
+
+
+def test_who_is_unknown_is_asked_as_those_who_were_looked_up(tmp_path: Path) -> None:
+    config = configured(tmp_path, "type: md5\nuser: bob")
+
+    async def lookup(_: str, user: str) -> str | None:
+        return {"old": "md5" + "0" * 32, "new": VERIFIER}.get(user)
+
+    authenticator = Authenticator(lambda: config, lookup=lookup)
+
+    async def method(user: str) -> str:
+        found = authenticator.find(Connection(""), Find(user, "app", {}))
+        assert not isinstance(found, Account)
+        return (await found).method
+
+    async def run() -> list[str]:
+        return [await method(user) for user in ("nobody", "old", "nobody", "new", "nobody")]
+
+    # One of two is not most; the method of a known user is the dialogue's to settle.
+    assert asyncio.run(run()) == ["scram-sha-256", "md5", "md5", "md5", "scram-sha-256"]

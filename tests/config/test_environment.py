@@ -84,8 +84,9 @@ def test_values_of_variables_are_never_shown(mistakes: Mistakes) -> None:
 def test_every_setting_has_a_variable_that_reaches_it() -> None:
     names = variables()
     assert names["POOLER_LIMITS_MAX_CLIENT_CONNECTIONS"] == ("limits", "max_client_connections")
-    settings = Settings().model_dump(exclude={"databases", "users"})
-    assert set(names.values()) == {(a, b) for a, keys in settings.items() for b in keys}
+    settings = Settings().model_dump(exclude={"databases", "users", "workers"})
+    paths = {(a, b) for a, keys in settings.items() for b in keys} | {("workers",)}
+    assert set(names.values()) == paths
     for name, path in names.items():
         with pytest.raises(ConfigError) as caught:
             load(None, environ={"POOLER_UPSTREAM": URL, name: "\udcff"})
@@ -95,6 +96,7 @@ def test_every_setting_has_a_variable_that_reaches_it() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "path", "expected"),
     [
+        ("POOLER_WORKERS", "2", "workers", 2),
         ("POOLER_LISTEN_PORT", "7000", "listen.port", 7000),
         ("POOLER_LISTEN_HOST", "127.0.0.1,::1", "listen.host", ("127.0.0.1", "::1")),
         ("POOLER_DEFAULTS_POOL_SIZE", "9", "defaults.pool_size", 9),

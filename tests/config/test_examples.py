@@ -29,6 +29,7 @@ def test_full_example_shows_every_setting_with_its_default(tmp_path: Path) -> No
     data = yaml.safe_load(live)
     defaults = Settings().model_dump(mode="json", exclude={"databases", "users"})
     assert list(data) == list(Settings.model_fields)
+    assert data["workers"] == defaults.pop("workers")
     for section, keys in defaults.items():
         assert data[section] == keys | ({"host": "127.0.0.1"} if section == "listen" else {}), (
             section

@@ -391,7 +391,7 @@ class Session:
         if self._aborted(sql):
             pass
         elif shape != self.world.shape and sql.startswith("shape"):
-            self._fail("0A000", "cached plan must not change result type")
+            self._fail("0A000", "the shape has changed", R="RevalidateCachedQuery")
         elif portal and portal in self.portals:
             self._fail("42P03", f'cursor "{portal.decode()}" already exists')
         else:
@@ -413,7 +413,7 @@ class Session:
             if self._aborted(sql):
                 return
             if sql.startswith("shape") and shape != self.world.shape:
-                self._fail("0A000", "cached plan must not change result type")
+                self._fail("0A000", "the shape has changed", R="RevalidateCachedQuery")
                 return
             self.say(build.message(codes.PARAMETER_DESCRIPTION, b"\0\0"))
         elif name not in self.portals:
@@ -422,7 +422,8 @@ class Session:
         else:
             sql = self.portals[name]
         if sql.startswith("shape"):
-            self.say(build.message(codes.ROW_DESCRIPTION, b"\0\0%d" % self.world.shape))
+            column = b"shape%d\0" % self.world.shape + bytes(18)
+            self.say(build.message(codes.ROW_DESCRIPTION, b"\0\1" + column))
         else:
             self.say(build.message(codes.NO_DATA, b""))
 
@@ -980,11 +981,13 @@ class World(Edge):
         """Return the backend behind a server."""
         return self.opened[server.pid - 1]
 
-    def refuse(self, sqlstate: str, *, host: Host = HOST, told: bool = True) -> None:
-        """Have logins refused by PostgreSQL (`told`), or by the network."""
+    def refuse(
+        self, sqlstate: str, *, host: Host = HOST, told: bool = True, lasting: bool = False
+    ) -> None:
+        """Have logins refused by PostgreSQL (`told`), by the network, or by us (`lasting`)."""
         fields = {"S": "FATAL", "C": sqlstate, "M": "no"}
-        error = ServerRefused(fields) if told else ServerFault(sqlstate, "no")
-        self.refusals[host] = error
+        network = ServerFault(sqlstate, "no", lasting=lasting)
+        self.refusals[host] = ServerRefused(fields) if told else network
 
     def happened(self, event: str) -> int:
         """Return how often an event was observed."""

@@ -226,14 +226,13 @@ def test_a_server_keeps_so_many_bytes() -> None:
     nothing_is_left(world, app)
 
 
-def test_a_client_has_so_many_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(names, "CLIENT_LIMIT", 5)
+def test_a_client_has_so_many_names() -> None:
     world = World(pool_size=1)
     app, other = world.apps(2)
-    for i in range(5):
-        app.send(parse(f"select {i}", f"s{i}") + sync())
+    limit = names.CLIENT_LIMIT
+    app.send(b"".join(parse("select 1", f"s{i}") for i in range(limit)) + sync())
     app.said()
-    app.send(parse("select 9", "x") + parse("select 5", "s5") + sync())
+    app.send(parse("select 9", "x") + parse("select 5", f"s{limit}") + sync())
     assert app.said() == "FATAL 54000, closed"
     assert seen(other, parse("select 9", "t") + use("t")) == "12DCZ", "nothing of it was sent"
     nothing_is_left(world, other)
@@ -419,14 +418,118 @@ def test_a_client_without_descriptions_gets_the_error_it_knows() -> None:
     world = World(pool_size=2)
     one, two = world.apps(2)
     for app in (one, two):
-        app.send(parse("shape", "s") + sync())
+        app.send(parse("shape", "s") + describe("S", "s") + sync())
     world.shape = 1
     assert seen(one, use("s")) == "E0A000Z"
     assert seen(one, use("s")) == "E0A000Z", "as directly, until it prepares anew"
-    assert seen(one, describe("S", "s") + sync()) == "E0A000Z"
     assert seen(one, close("S", "s") + parse("shape", "s") + use("s")) == "312DCZ"
     busy(two, one)
     assert seen(two, use("s")) == "E0A000Z", "also where it is not prepared"
+    assert seen(two, describe("S", "s") + use("s")) == "tT2DCZ", "it asks what it is now"
+    nothing_is_left(world, one, two)
+
+
+def test_a_client_that_was_told_nothing_relies_on_nothing() -> None:
+    world = World(pool_size=2)
+    one, two = world.apps(2)
+    for app in (one, two):
+        app.send(parse("shape", "s") + sync())
+    world.shape = 1
+    assert seen(one, use("s")) == "E0A000Z"
+    assert seen(one, use("s")) == "2DCZ"
+    busy(two, one)
+    assert seen(two, use("s")) == "2DCZ"
+    nothing_is_left(world, one, two)
+
+
+@pytest.mark.parametrize("telling", [describe("S", "s") + sync(), bind(statement="s") + describe()])
+@pytest.mark.parametrize("shape", [0, 1])
+@pytest.mark.parametrize("there", [False, True])
+def test_nobody_is_given_another_shape_than_they_were_told(
+    telling: bytes, shape: int, there: bool
+) -> None:
+    """A server that prepares it after the change has the new shape, and no error to tell of it."""
+    world = World(pool_size=2)
+    one, two = world.apps(2)
+    one.send(parse("shape", "s") + telling + sync())
+    world.shape = shape
+    if there:  # somebody else has it prepared where it is needed
+        one.ask("begin")
+        two.send(parse("shape", "t") + describe("S", "t") + sync())
+        one.ask("rollback")
+    busy(one, two)
+    one.ask("begin")
+    assert seen(one, use("s")) == ("E0A000Z" if shape else "2DCZ")
+    one.ask("rollback")
+    if not shape:
+        assert seen(one, use("s")) == "2DCZ"
+    assert len(world.sessions) == 2
+    nothing_is_left(world, one, two)
+
+
+def test_a_shape_that_comes_back_is_what_was_told() -> None:
+    world = World(pool_size=2)
+    one, two = world.apps(2)
+    one.send(parse("shape", "s") + describe("S", "s") + sync())
+    world.shape = 1
+    busy(one, two)
+    assert seen(one, use("s")) == "E0A000Z"
+    world.shape = 0
+    for _ in range(3):
+        assert seen(one, use("s")) == "2DCZ"
+    nothing_is_left(world, one, two)
+
+
+def test_a_description_in_a_later_piece_is_noted() -> None:
+    world = World(pool_size=2)
+    one, two = world.apps(2)
+    one.send(parse("shape", "s") + sync())
+    one.send(bind(statement="s") + flush())
+    assert seen(one, describe("P") + RUN) == "TDCZ"
+    world.shape = 1
+    busy(one, two)
+    assert seen(one, use("s")) == "E0A000Z"
+    nothing_is_left(world, one, two)
+
+
+@pytest.mark.parametrize("behind", [b"", bind(statement="t") + execute()])
+def test_a_statement_described_anew_is_not_the_old_one(behind: bytes) -> None:
+    """Its text was prepared before the change, and a driver that prepares it now knows of none."""
+    world = World(pool_size=1)
+    one, two = world.apps(2)
+    one.send(parse("shape", "s") + describe("S", "s") + sync())
+    world.shape = 1
+    data = parse("shape", "t") + describe("S", "t") + behind + sync()
+    assert seen(two, data) == ("1tT2DCZ" if behind else "1tTZ")
+    assert seen(two, use("t")) == "2DCZ"
+    assert seen(one, use("s")) == "E0A000Z"
+    nothing_is_left(world, one, two)
+
+
+def test_who_waits_for_a_description_gets_the_error_that_came_instead() -> None:
+    world = World(pool_size=2)
+    one, two = world.apps(2)
+    world.created.add("missing")
+    one.send(parse("missing", "s") + describe("S", "s") + sync())
+    busy(one, two)
+    world.created.clear()
+    assert seen(one, use("s") + query("select 1")) == "E42P01ZTDCZ"
+    world.created.add("missing")
+    assert seen(one, use("s")) == "2CZ"
+    nothing_is_left(world, one, two)
+
+
+def test_a_change_of_the_schema_that_was_seen_fails_nothing() -> None:
+    """Not even within a transaction."""
+    world = World(pool_size=2)
+    one, two = world.apps(2)
+    one.send(parse("shape", "s") + sync() + described("s"))
+    world.shape = 1
+    world.pool().registry.changed(frozenset({b"other"}))
+    world.pool().registry.changed(frozenset({b"shape"}))
+    one.ask("begin")
+    assert seen(one, described("s")) == "2TDCZ"
+    one.ask("rollback")
     nothing_is_left(world, one, two)
 
 

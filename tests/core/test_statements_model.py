@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.core.support import HOST, Session, World, query
+from pooler.wire import parse as reading
+from tests.core.support import HOST, App, Session, World, messages, query
 from tests.support.rawclient import bind, close, describe, execute, flush, parse, sync
 
 NAMES = ("a", "b", "c")
@@ -132,3 +133,85 @@ def test_replies_are_those_of_a_client_alone(
         session.kill()
     world.run()
     assert len(pool.registry) == 0
+
+
+# -- shapes
+
+
+ACTIONS = ("prepare", "describe", "blind", "blind", "described", "in pieces", "begin", "rollback")
+
+
+@dataclass
+class Reliant:
+    """A client that decodes what it gets by what it was told last, for each name."""
+
+    app: App
+    told: dict[str, bytes]
+
+    def ask(self, data: bytes) -> list[tuple[int, bytes]]:
+        """Send; return the replies."""
+        self.app.raw.clear()
+        self.app.send(data)
+        return list(messages(bytearray(self.app.raw)))
+
+    def act(self, action: str, name: str) -> None:
+        """Do one thing, and see whether it can be decoded."""
+        if action == "prepare":
+            replies = self.ask(close("S", name) + parse("shape", name) + sync())
+            self.told.pop(name, None)
+        elif action in ("begin", "rollback"):
+            replies = self.ask(query(action))
+        elif action == "describe":
+            replies = self.ask(describe("S", name) + sync())
+        elif action == "blind":
+            replies = self.ask(bind(statement=name) + execute() + sync())
+        elif action == "in pieces":
+            replies = self.ask(bind(statement=name) + flush())
+            replies += self.ask(describe("P") + execute() + sync())
+        else:
+            replies = self.ask(bind(statement=name) + describe("P") + execute() + sync())
+        for kind, body in replies:
+            if kind == ord("T"):
+                self.told[name] = body[7 : body.index(b"\0", 7)]
+            elif kind == ord("D") and name in self.told:
+                assert reading.data_row(body) == [self.told[name]]
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    script=st.lists(
+        st.one_of(
+            st.tuples(
+                st.integers(0, 1),
+                st.sampled_from(ACTIONS),
+                name,
+            ),
+            st.tuples(st.just(2), st.sampled_from(("seen", "unseen")), st.sampled_from("012")),
+        ),
+        max_size=25,
+    ),
+    servers=st.integers(2, 3),
+    most=st.integers(1, 4),
+)
+def test_what_is_decoded_is_what_was_told(
+    script: list[tuple[int, str, str]], servers: int, most: int
+) -> None:
+    world = World(pool_size=servers, max_prepared_statements=most)
+    clients = [Reliant(app, {}) for app in world.apps(2)]
+    for client in clients:
+        for one in NAMES:
+            client.act("prepare", one)
+    for who, action, what in script:
+        if who == 2:
+            world.shape = int(what)
+            if action == "seen":
+                world.pool().registry.changed(frozenset({b"shape"}))
+        else:
+            clients[who].act(action, what)
+    for client in clients:
+        client.act("rollback", "")
+        for one in NAMES:
+            client.act("prepare", one)
+            client.act("described", one)
+            assert client.told[one] == b"%d" % world.shape
+        client.app.bye()

@@ -98,14 +98,16 @@ def test_a_permanent_refusal_is_told_at_once() -> None:
     assert world.app(quiet=False).said() == "FATAL 3D000, closed"
 
 
-def test_a_permanent_refusal_is_told_to_a_greeted_client_as_the_answer() -> None:
+@pytest.mark.parametrize("sqlstate", ["28P01", "08006"])
+def test_a_permanent_refusal_is_told_to_a_greeted_client_as_the_answer(sqlstate: str) -> None:
+    """08006: the server's certificate does not verify, say."""
     world = World()
     app = world.app()
     world.sessions[0].kill()
-    world.refuse("28P01")
+    world.refuse(sqlstate, told=sqlstate == "28P01", lasting=True)
     app.send(query("select 1") + query("select 2"))
     world.wait(2)
-    assert app.said() == "ERROR 28P01, ready, ERROR 28P01, ready"
+    assert app.said() == f"ERROR {sqlstate}, ready, ERROR {sqlstate}, ready"
     world.refusals.clear()
     app.send(query("select 3"))
     world.wait(1)

@@ -177,3 +177,27 @@ def test_parameters_go_again_with_what_is_repeated(
         row = connection.execute("SELECT count(*), count(DISTINCT a) FROM bulky").fetchone()
         assert row == (5, 5)
         connection.execute("DROP TABLE bulky")
+
+
+def test_asyncpg_decodes_nothing_by_an_old_description(
+    shared_pooler: SharedPooler, postgres: Postgres
+) -> None:
+    """A server that prepares its statement after the change has no error to tell of it."""
+    pooler = shared_pooler(databases={"*": {"pool_size": 2}})
+
+    async def main() -> None:
+        first, second = [await asyncpg.connect(pooler.dsn()) for _ in range(2)]
+        await first.execute("DROP TABLE IF EXISTS moved")
+        await first.execute("CREATE TABLE moved AS SELECT 1::int4 AS a, 2::int4 AS b")
+        sql = "SELECT * FROM moved WHERE a = $1"
+        assert await first.fetchrow(sql, 1) == (1, 2)
+        postgres.sql("ALTER TABLE moved ALTER a TYPE float4, ALTER b TYPE float4", db="app")
+        async with second.transaction():  # has the server on which it is prepared
+            await second.execute("SELECT 1")
+            assert tuple(await first.fetchrow(sql, 1)) == (1.0, 2.0)
+            assert tuple(await first.fetchrow(sql, 1.0)) == (1.0, 2.0)
+        await first.execute("DROP TABLE moved")
+        for connection in (first, second):
+            await connection.close()
+
+    asyncio.run(main())

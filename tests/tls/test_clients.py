@@ -236,6 +236,17 @@ def test_versions(shared: Pooler, certs: Certificates, version: ssl.TLSVersion) 
         client.socket = context.wrap_socket(client.socket, server_hostname="localhost")
         client.login("bob", "app", PASSWORDS["bob"])
         assert client.values("SELECT 1") == [[b"1"]]
+        secured = client.socket
+        assert isinstance(secured, ssl.SSLSocket)
+        cipher = secured.cipher()
+        assert cipher is not None
+        port = int(secured.getsockname()[1])
+    shared.wait_for_log(
+        event="client connected",
+        address=f"127.0.0.1:{port}",
+        tls=version.name.replace("_", "."),
+        cipher=cipher[0],
+    )
 
 
 def test_too_old_a_version(poolers: Poolers, postgres: Postgres, certs: Certificates) -> None:

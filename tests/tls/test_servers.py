@@ -17,6 +17,7 @@ import yaml
 from tests.support import rawclient as raw
 from tests.support.pooler import Config, Pooler
 from tests.support.postgres import PASSWORDS, Postgres
+from tests.support.waiting import wait_until
 from tests.tls.certificates import Pair
 from tests.tls.conftest import HOSTS, Certificates, Poolers, config_for, listening
 
@@ -100,16 +101,20 @@ class TlsServer:
     """In front of PostgreSQL: speaks TLS with a certificate of its own, and notes how it began."""
 
     def __init__(self, pair: Pair, port: int, alpn: bool = True) -> None:
-        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._context.load_cert_chain(pair.cert, pair.key)
-        if alpn:
-            self._context.set_alpn_protocols(["postgresql"])
+        self.show(pair, alpn)
         self._target = port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.began: list[bytes] = []
         """The first bytes of each connection, and of each after its TLS had begun."""
         threading.Thread(target=self._accept, daemon=True).start()
+
+    def show(self, pair: Pair, alpn: bool = True) -> None:
+        """Speak TLS with this certificate from now on."""
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.load_cert_chain(pair.cert, pair.key)
+        if alpn:
+            self.context.set_alpn_protocols(["postgresql"])
 
     def close(self) -> None:
         self._listener.close()
@@ -129,7 +134,7 @@ class TlsServer:
                 self.began.append(first)
                 assert first == raw.SSL_REQUEST
                 sock.sendall(b"S")
-            secure = self._context.wrap_socket(sock, server_side=True)
+            secure = self.context.wrap_socket(sock, server_side=True)
             with socket.create_connection(("127.0.0.1", self._target)) as target, secure:
                 threading.Thread(target=_pump, args=[target, secure], daemon=True).start()
                 data = secure.recv(65536)
@@ -230,6 +235,35 @@ def test_verification(run: Any, tls_server: MakeServer, certs: Certificates) -> 
         ]
         assert bool(failures) is bool(text), case
         assert all(e["sqlstate"] == "08006" and text in e["message"] for e in failures), case
+
+
+def test_a_certificate_that_does_not_verify_is_told_at_once(
+    poolers: Poolers, postgres: Postgres, tls_server: MakeServer, certs: Certificates
+) -> None:
+    """Also to those who have logged in and wait: nobody gains by waiting."""
+    server = tls_server(certs.server)
+    tls = {"sslmode": "verify-full", "ca_file": str(certs.ca.file)}
+    database = {"host": "localhost", "port": server.port, "server_tls": tls, "pool_size": 1}
+    config = config_for(postgres, databases={"app": database})
+    config["timeouts"] = {"query_wait_timeout": 600}
+    pooler = poolers.get("told at once", config)
+    with pooler.connect() as client:
+        ((pid,),) = client.execute("SELECT pg_backend_pid()").fetchall()
+        server.show(certs.expired)
+        postgres.sql("SELECT pg_terminate_backend(%s)", [pid])
+        pooler.wait_for_log(event="server closed", pid=pid)
+        with pytest.raises(psycopg.OperationalError, match="certificate has expired") as told:
+            client.execute("SELECT 1")
+        assert told.value.sqlstate == "08006"
+        server.show(certs.server)
+        wait_until(lambda: _works(client))
+
+
+def _works(client: psycopg.Connection[Any]) -> bool:
+    try:
+        return client.execute("SELECT 1").fetchone() == (1,)
+    except psycopg.OperationalError:
+        return False
 
 
 def test_client_certificate(run: Any, tls_postgres: Postgres, certs: Certificates) -> None:
@@ -380,7 +414,11 @@ def test_stalled_handshake(run: Any) -> None:
         assert "server_connect_timeout" in refusal(pooler)
 
 
-def test_doctor(front: Pooler, tls_postgres: Postgres, certs: Certificates) -> None:
+def test_doctor(tls_postgres: Postgres, tls_server: MakeServer, certs: Certificates) -> None:
+    old = tls_server(certs.server)
+    old.context.maximum_version = (
+        ssl.TLSVersion.TLSv1_2
+    )  # the older versions' ciphers can be chosen
     base = {
         "host": "localhost",
         "port": tls_postgres.port,
@@ -394,6 +432,14 @@ def test_doctor(front: Pooler, tls_postgres: Postgres, certs: Certificates) -> N
         "databases": {
             "well": {**base, "server_tls": {**verified, "ca_file": str(certs.ca.file)}},
             "ill": {**base, "server_tls": {**verified, "ca_file": str(certs.stranger.file)}},
+            **{
+                name: {**base, "port": old.port, "server_tls": {"sslmode": "require", **tls}}
+                for name, tls in {
+                    "cipher": {"ciphers": "ECDHE-ECDSA-AES128-GCM-SHA256"},
+                    "no-cipher": {"ciphers": "ECDHE-RSA-AES128-GCM-SHA256"},
+                    "version": {"min_protocol_version": "TLSv1.3"},
+                }.items()
+            },
         },
     }
     file = certs.folder / "doctor.yaml"
@@ -402,5 +448,11 @@ def test_doctor(front: Pooler, tls_postgres: Postgres, certs: Certificates) -> N
         [sys.executable, "-m", "pooler", "doctor", file], capture_output=True, text=True
     )
     assert done.returncode == 1
-    assert "ok    well as bob" in done.stdout
-    assert "certificate verify failed (`server_tls.ca_file` must hold" in done.stdout
+    told = {line.split()[1]: line for line in done.stdout.splitlines()}
+    assert told["well"].startswith("ok    well as bob at localhost:")
+    assert "certificate verify failed: " in told["ill"]
+    assert "(`server_tls.ca_file` must hold" in told["ill"]
+    assert told["cipher"].startswith("ok ")
+    for name in ("no-cipher", "version"):
+        assert told[name].startswith("WRONG ")
+        assert "SSL error: " in told[name]

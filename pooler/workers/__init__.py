@@ -1,0 +1,1 @@
+"""Several worker processes that are one pooler: the supervisor, and its workers."""
