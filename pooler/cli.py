@@ -16,7 +16,7 @@ from typing import Final
 import uvloop
 
 import pooler
-from pooler import ctl, importer
+from pooler import ctl, healthcheck, importer
 from pooler.config import Config, ConfigError, Overrides, json_schema, load
 from pooler.reload import Overlay
 from pooler.service import Service
@@ -73,6 +73,10 @@ def _parser() -> tuple[argparse.ArgumentParser, tuple[str, ...]]:
     demo.add_argument("--port", type=int, help="port to listen on (default: 6432)")
     demo.add_argument("--metrics", metavar="HOST:PORT", help="address of /metrics")
     demo.set_defaults(command=_demo)
+
+    health = commands.add_parser("healthcheck", help="ask a running pooler whether it works")
+    healthcheck.add_arguments(health)
+    health.set_defaults(command=_healthcheck)
 
     convert = commands.add_parser("import", help="turn a pgbouncer.ini into a configuration file")
     convert.add_argument("ini", metavar="PGBOUNCER.INI")
@@ -164,6 +168,10 @@ def _import(options: argparse.Namespace) -> int:
     except OSError as error:
         print(f"pooler import: {options.output}: {error.strerror}", file=sys.stderr)
         return FAILED
+
+
+def _healthcheck(options: argparse.Namespace) -> int:
+    return healthcheck.run(options.address, options.ready, os.environ)
 
 
 def _schema(options: argparse.Namespace) -> int:

@@ -1,4 +1,7 @@
-"""HTTP on the metrics address: `/metrics`, `/healthz` (do we work), `/readyz` (can we serve)."""
+"""HTTP on the metrics address: `/metrics`, `/healthz` (do we work), `/readyz` (can we serve).
+
+The dashboard has the rest.
+"""
 
 import asyncio
 from typing import TYPE_CHECKING
@@ -6,6 +9,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from pooler.config import Settings
+from pooler.dashboard import Dashboard
 from pooler.metrics import CONTENT_TYPE, exposition, snapshot
 from pooler.sockets import socket_address, tcp_sockets
 
@@ -18,6 +22,7 @@ class MetricsServer:
 
     def __init__(self, service: "Service") -> None:
         self._service = service
+        self._dashboard = Dashboard(service)
         self._runner: web.AppRunner | None = None
         self.addresses: list[str] = []
 
@@ -30,6 +35,7 @@ class MetricsServer:
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
+        self._dashboard.add_to(app)
         sockets = tcp_sockets(*address, reuse_port=False)
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
         await self._runner.setup()
@@ -41,6 +47,7 @@ class MetricsServer:
         """Stop listening; answers under way have a moment to be finished."""
         runner, self._runner = self._runner, None
         self.addresses = []
+        self._dashboard.close()
         if runner is not None:
             await asyncio.wait_for(runner.cleanup(), 5)
 

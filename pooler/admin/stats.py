@@ -124,7 +124,8 @@ def _stats(service: "Service") -> Iterator[Row]:
 
 def _by_user(service: "Service") -> Iterator[Row]:
     for pool in list(service.router.pools.values()):
-        yield (pool.database, pool.user, *totals(pool))
+        errors = sum(pool.counters.errors_by.values())
+        yield (pool.database, pool.user, *totals(pool), errors)
 
 
 _N: Final = len(MEASURES)
@@ -189,6 +190,7 @@ VIEWS: Final = (
         (
             *keys("database", "user"),
             *_columns(((m.in_totals, m) for m in MEASURES), averages=False),
+            Column("error_count", Type.NUMERIC, Fold.SUM),
         ),
         _by_user,
         Merge.GROUP,

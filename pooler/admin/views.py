@@ -7,7 +7,7 @@ plain values, and `combined(name, [rows of one, rows of another, ...])` is the v
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
-from pooler.admin import errors, pools, process, settings, sockets, stats
+from pooler.admin import errors, histograms, pools, process, settings, sockets, stats
 from pooler.admin.view import Row, Rows, View, merged
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ VIEWS: Final[dict[str, View]] = {
         *pools.VIEWS,
         *sockets.VIEWS,
         *stats.VIEWS,
+        histograms.VIEW,
         settings.CONFIG,
         settings.RELOAD,
         errors.VIEW,

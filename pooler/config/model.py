@@ -553,6 +553,21 @@ class Metrics(Section):
         return parse_host_port(self.listen) if self.listen else None
 
 
+class Dashboard(Section):
+    """The page at / of the metrics address, and the JSON API under /api/."""
+
+    enabled: bool = True
+    """Serve it."""
+    remote: bool = False
+    """Serve it also where metrics.listen is no loopback address, to whoever can reach that."""
+    login_to_look: bool = False
+    """Ask for the password of one of admin.users also to look, not only to change something."""
+    hosts: Texts = ()
+    """Names under which browsers reach it, one or a list; localhost and addresses need none."""
+    viewers: Positive = 20
+    """Pages that are shown what happens at a time."""
+
+
 class Admin(Section):
     """The console: who may operate the pooler, and what is measured for it."""
 
@@ -615,5 +630,6 @@ class Settings(Section):
     users: dict[str, User] = Field(default={})
     """Users by name."""
     metrics: Metrics = Metrics()
+    dashboard: Dashboard = Dashboard()
     admin: Admin = Admin()
     logging: Logging = Logging()
