@@ -163,6 +163,32 @@ class Service(Edge):
         """Have the pools of this database look at its functions again."""
         self.router.functions_changed(database)
 
+    def schema_changed(self, database: str, words: frozenset[bytes]) -> None:
+        """Have the pools of this database prepare statements anew."""
+        self.router.schema_changed(database, words)
+
+    def migrated(
+        self, server: Server, command: str, outline: str, seconds: float, waited: float
+    ) -> None:
+        """Log it."""
+        logs.event(
+            logging.INFO,
+            "schema changed",
+            **_migration(server, outline, seconds, waited),
+            command=command,
+        )
+
+    def migration_failed(
+        self, server: Server, sqlstate: str, outline: str, seconds: float, waited: float
+    ) -> None:
+        """Log it."""
+        logs.event(
+            logging.WARNING,
+            "schema change failed",
+            **_migration(server, outline, seconds, waited),
+            sqlstate=sqlstate,
+        )
+
     def depart(self, client: Client) -> None:
         """Have it move, once the current callback is over."""
         self.upgrades.depart(client)
@@ -794,6 +820,16 @@ def _client(client: Client) -> dict[str, object]:
 
 def _pin(pin: Pin) -> dict[str, object]:
     return {**_client(pin.client), "server": pin.server.ident, "pid": pin.server.pid}
+
+
+def _migration(server: Server, outline: str, seconds: float, waited: float) -> dict[str, Any]:
+    return {
+        **(_client(server.client) if server.client is not None else {}),
+        "server": server.pid,
+        "statement": outline,
+        "seconds": round(seconds, 3),
+        "lock_seconds": round(waited, 1) if waited >= 0 else None,
+    }
 
 
 def _server(server: Server) -> dict[str, object]:

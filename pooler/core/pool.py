@@ -407,9 +407,8 @@ class Pool:
             self.broadcast.unlisten(client, None if everything else client.unlistening)
             client.unlistening = frozenset()
         client.notes.flush()
-        if server.touched & hints.FUNCTIONS:
-            server.touched &= ~hints.FUNCTIONS
-            self.edge.functions_changed(self.target.dbname)
+        if server.touched & hints.AT_END:
+            self._defined(server)
         shared = mode is not PoolMode.SESSION and not self.single_use
         if shared and self.rules.sample:
             leaks.suspect(server, client)
@@ -426,6 +425,15 @@ class Pool:
             if client.next_pool is not None:
                 self.hand_over(client, client.next_pool)
             client.rest()
+
+    def _defined(self, server: Server) -> None:
+        """Tell all who have to know what a transaction has changed of the schema."""
+        touched = server.touched
+        server.touched &= ~hints.AT_END
+        if touched & hints.FUNCTIONS:
+            self.edge.functions_changed(self.target.dbname)
+        if touched & hints.SCHEMA:
+            self.edge.schema_changed(self.target.dbname, server.take_changed())
 
     def offer(self, server: Server) -> None:
         """Give a clean server to whoever is next, or keep it idle."""

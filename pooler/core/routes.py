@@ -203,6 +203,12 @@ class Router:
             if pool.target.dbname == database:
                 pool.catalog.changed()
 
+    def schema_changed(self, database: str, words: frozenset[bytes]) -> None:
+        """Have the pools of this database, by the server's name, prepare statements anew."""
+        for pool in self.pools.values():
+            if pool.target.dbname == database:
+                pool.registry.changed(words)
+
     def prune(self) -> None:
         """Forget pools that have been empty for a while: clients choose the names behind `*`."""
         now = self.edge.now()
