@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pooler.core.errors import CloseReason, ServerFault
 
 if TYPE_CHECKING:
+    from pooler.core.broadcast import Ear
     from pooler.core.client import Client
     from pooler.core.limits import Allotment
     from pooler.core.pins import Pin
@@ -46,11 +47,27 @@ class Edge:
     def short(self, allotment: "Allotment") -> None:
         """Tell the budget soon what has become of an allotment: it is too small, or has a place."""
 
+    def ear(self, pool: "Pool") -> "Ear | None":
+        """Return who listens for this pool's clients, None if it is to have its own ear."""
+        return None
+
+    def attending(self, pool: "Pool", channels: frozenset[str]) -> None:
+        """Tell those who share this pool's ear what it listens to now."""
+
+    def heard(self, pool: "Pool", channel: str, body: bytes) -> None:
+        """Tell them what it has heard."""
+
+    def deaf(self, pool: "Pool") -> None:
+        """Tell them that its connection is lost."""
+
     def vacate(self, databases: frozenset[str]) -> None:
         """Have the idle servers of these databases leave: somebody is about to change them."""
 
     def functions_changed(self, database: str) -> None:
         """Have the pools of this database, by the server's name, look at its functions again."""
+
+    def depart(self, client: "Client") -> None:
+        """Have a client, which is between two transactions, go on in another process."""
 
     # -- observations
 

@@ -101,6 +101,17 @@ class Names:
     def __len__(self) -> int:
         return len(self._names)
 
+    def items(self) -> Iterable[tuple[bytes, Name]]:
+        """Return all names and what they stand for."""
+        return self._names.items()
+
+    def adopt(self, name: bytes, statement: Statement, told: bytes) -> None:
+        """Have a name of a client that comes from another process, and was told this shape."""
+        self._registry.hold(statement)
+        entry = self._names[name] = Name(statement)
+        entry.told = told
+        self._bytes += len(statement.body)
+
     @property
     def any(self) -> bool:
         """True where there are names, or will be."""
