@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,17 @@ from typing import Any
 import pytest
 import yaml
 
+import pooler
 from pooler.config import Config, load
-from pooler.metrics.families import FAMILIES
+from pooler.metrics.families import POOLS
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "deploy/helm/pooler"
 MANIFESTS = ROOT / "deploy/kubernetes"
 OLDEST = "1.30"
 """Of Kubernetes, as the chart says."""
+
+TEMPLATE = ("template", "pooler", str(CHART), "--kube-version", OLDEST)
 
 Manifest = dict[str, Any]
 
@@ -40,7 +42,7 @@ def rendered(*arguments: str, values: Manifest | None = None, folder: Path | Non
         file = folder / "values.yaml"
         file.write_text(yaml.safe_dump(values))
         extra = ["--values", str(file)]
-    done = helm("template", "pooler", str(CHART), *extra, *arguments)
+    done = helm(*TEMPLATE, *extra, *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -117,11 +119,11 @@ def test_manifests_say_what_the_pooler_understands(name: str, tmp_path: Path) ->
 
 @needs_helm
 def test_the_committed_manifests_are_the_charts() -> None:
-    """`helm template pooler deploy/helm/pooler` with the values beside them."""
+    """As their heading says."""
     text = (MANIFESTS / "pooler.yaml").read_text()
     heading, _, body = text.partition("---\n")
     assert all(line.startswith("#") for line in heading.splitlines() if line)
-    values = str(MANIFESTS / "values.yaml.example")
+    values = str(ROOT / "deploy/helm/values-example.yaml")
     assert manifests(body) == manifests(rendered("--values", values))
 
 
@@ -205,7 +207,7 @@ def test_values_of_ones_own_are_merged(tmp_path: Path) -> None:
     assert config.limits.max_server_connections == 30
     assert config.secret("app") == "secret"
     assert config.peers.hosts == ("pooler-peers:6432",)
-    headless = [d for d in documents if d["spec"].get("clusterIP") == "None" if "spec" in d]
+    headless = [d for d in documents if d.get("spec", {}).get("clusterIP") == "None"]
     assert [service["metadata"]["name"] for service in headless] == ["pooler-peers"]
 
 
@@ -226,7 +228,7 @@ def test_wrong_values_are_refused(values: Manifest, words: str, tmp_path: Path) 
     if "config" in values:  # in place of the chart's own, which it would be merged with
         values["config"]["databases"].setdefault("*", None)
     file.write_text(yaml.safe_dump(values))
-    done = helm("template", "pooler", str(CHART), "--values", str(file))
+    done = helm(*TEMPLATE, "--values", str(file))
     assert done.returncode != 0
     assert words in done.stderr
 
@@ -242,15 +244,12 @@ def test_values_fit_their_schema() -> None:
 
 def test_metric_of_the_autoscaler_is_one_of_ours() -> None:
     text = (CHART / "templates/autoscaling.yaml").read_text()
-    family = next(family for family in FAMILIES if family.name == "pooler_clients")
+    family = next(family for family in POOLS if family.name == "pooler_clients")
     assert "state" in family.labels
     assert "pooler_clients{" in text
 
 
 def test_versions_go_together() -> None:
-    import pooler
-
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     assert chart["appVersion"] == pooler.__version__
     assert chart["kubeVersion"] == f">={OLDEST}.0-0"
-    assert textwrap.dedent(chart["description"])
