@@ -273,9 +273,16 @@ class Names:
 
     def _describe_portal(self, body: bytes, server: "Server", kinds: bytearray) -> bytes | None:
         """Note what its client is told of a portal: that of what it bound last, most likely."""
-        name, self._bound = self._bound, b""
-        entry = self.of(name)
-        if entry is None or entry.statement not in server.prepared:
+        name = self._bound
+        entry = self.known(name, server, kinds)
+        prepared = server.prepared
+        if server.unknown(kinds) or (
+            entry is not None and prepared.awaited(entry.statement, server.group_of(kinds))
+        ):
+            raise Wait
+        self._bound = b""
+        failed = server.status == codes.FAILED_TRANSACTION
+        if entry is None or entry.statement not in prepared or failed:
             return None
         added = self._tell(entry, name, server, kinds)
         kinds.append(codes.DESCRIBE)

@@ -100,6 +100,8 @@ class Requests:
                     hint, replacement = self._apply_policy(hint, stop, body)
                 if hint is not NOTHING:
                     self._heed(hint, server)
+                    if hint.change is not None:
+                        server.changing(hint.change.words)
                     if hint.flags & DATABASE:
                         client.pool.edge.vacate(databases_in(body))
                 elif server.excused:
@@ -245,5 +247,7 @@ class Requests:
                 server.touch(ANYTHING, TOO_LONG)
             return
         server.touch(hint.flags, hint)
+        if hint.change is not None:
+            server.changing(hint.change.words)
         if hint.unnamed:
             self._may_set(names_in(body), server, hint)
