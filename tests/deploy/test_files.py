@@ -39,7 +39,7 @@ def test_compose() -> None:
 def test_compose_fits_together() -> None:
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
     for name, service in services.items():
-        assert re.fullmatch(r"[\w./-]+:\d[\w.]*", service["image"]) or "build" in service, name
+        assert re.fullmatch(r"[\w./-]+:v?\d[\w.]*", service["image"]) or "build" in service, name
         for other, how in _needs(service):
             healthy = "healthcheck" in services[other] or "build" in services[other]
             assert how != "service_healthy" or healthy

@@ -1,7 +1,6 @@
 """The Kubernetes manifests and the Helm chart: right by Kubernetes' own schemas, and by ours."""
 
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ TEMPLATE = ("template", "pooler", str(CHART), "--kube-version", OLDEST)
 
 Manifest = dict[str, Any]
 
-HELM = shutil.which("helm") or shutil.which("helm", path=os.environ.get("POOLER_TOOLS", ""))
+HELM = shutil.which("helm")
 needs_helm = pytest.mark.skipif(HELM is None, reason="helm is not installed: the chart was not run")
 
 
