@@ -11,18 +11,20 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 import uvloop
 
 import pooler
-from pooler import healthcheck, importer
+from pooler import activation, ctl, healthcheck, importer
 from pooler.config import Config, ConfigError, Overrides, json_schema, load
 from pooler.handover import VARIABLE
 from pooler.handover.control import ask
 from pooler.handover.giver import LAST_WORDS, START_LIMIT
 from pooler.handover.taker import Taker
-from pooler.service import Service, problems_of
+from pooler.reload import Overlay, problems_of
+from pooler.service import Service
 
 FAILED: Final = 1
 MISUSED: Final = 2
@@ -93,6 +95,8 @@ def _parser() -> tuple[argparse.ArgumentParser, tuple[str, ...]]:
     convert.add_argument("-o", "--output", metavar="FILE", help="(default: standard output)")
     convert.set_defaults(command=_import)
 
+    ctl.add_parser(commands)
+
     schema = commands.add_parser("schema", help="print the JSON Schema of the configuration file")
     schema.set_defaults(command=_schema)
     return parser, tuple(commands.choices)
@@ -107,8 +111,9 @@ def _add_configuration(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metrics", metavar="HOST:PORT", help='address of /metrics, "" for none')
 
 
-def _load(options: argparse.Namespace) -> Config:
-    overrides = Overrides(options.upstream, options.listen, options.metrics)
+def _load(options: argparse.Namespace, overlay: Overlay | None = None) -> Config:
+    settings = tuple((overlay or {}).items())
+    overrides = Overrides(options.upstream, options.listen, options.metrics, settings)
     if options.ini is not None:
         form = importer.ini_form
         return load(options.ini, environ=os.environ, overrides=overrides, form=form)
@@ -126,9 +131,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 async def _serve(options: argparse.Namespace) -> int:
-    def read() -> Config:
-        return _load(options)
-
+    read = partial(_load, options)
     if options.worker is not None:
         from pooler.workers.worker import Worker  # as few need it
 
@@ -146,12 +149,15 @@ async def _serve(options: argparse.Namespace) -> int:
         if taker is not None:
             await taker.refuse("; ".join(problems_of(error)))
         raise
+    activated = activation.sockets(os.environ)
+    if config.workers > 1 and activated:
+        raise OSError("several workers listen on sockets of their own: not on those of systemd")
     if config.workers > 1:
         from pooler.workers.supervisor import Supervisor
 
         command = (sys.executable, "-m", "pooler", *options.given, "--worker")
         return await Supervisor(read, config, command).run()
-    await Service(read, config, taker).run()
+    await Service(read, config, taker, activated).run()
     return 0
 
 

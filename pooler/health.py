@@ -62,7 +62,7 @@ class Health:
         """Return whether clients should be sent here, and why not."""
         service = self._service
         reasons = []
-        if service.router.ending is not None:
+        if service.stopping:
             reasons.append("the pooler is shutting down")
         elif not service.listening:
             reasons.append("the pooler does not listen")

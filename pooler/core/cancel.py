@@ -7,7 +7,7 @@ where the client is, should the cancel request reach another process: which of s
 
 from collections.abc import Callable
 from hmac import compare_digest
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from pooler.core.client import Client
@@ -24,6 +24,15 @@ _SECRET_3_0: Final = 4
 _SECRET_3_2: Final = 32  # PostgreSQL 18's MAX_CANCEL_KEY_LENGTH
 
 
+class Holder(Protocol):
+    """Who has a key: a client, or a session of the console."""
+
+    secret: bytes
+
+    def cancel(self) -> None:
+        """Do what its cancel request asks for."""
+
+
 def peer_of(pid: int) -> int:
     """Return the number of the pooler that issued a process id."""
     return pid >> (SLOT_BITS + _NUMBER_BITS)
@@ -34,7 +43,7 @@ class CancelKeys:
 
     def __init__(self, randbytes: Callable[[int], bytes]) -> None:
         self._randbytes = randbytes
-        self._clients: dict[int, Client] = {}
+        self._clients: dict[int, Holder] = {}
         self.peer = 0  # the number of this pooler among its peers; 0: they have none
         self.slot = 0  # that of this process among those of the pooler
 
@@ -43,7 +52,7 @@ class CancelKeys:
         """Return whether no more keys can be issued."""
         return len(self._clients) >= MOST
 
-    def issue(self, client: "Client", minor: int) -> tuple[int, bytes]:
+    def issue(self, client: Holder, minor: int) -> tuple[int, bytes]:
         """Return a new (process id, secret) for a client of protocol 3.`minor`."""
         here = (self.peer << SLOT_BITS | self.slot) << _NUMBER_BITS
         pid = 0
@@ -60,7 +69,7 @@ class CancelKeys:
         client.pid, client.secret = pid, secret
         self._clients[pid] = client
 
-    def find(self, pid: int, secret: bytes) -> "Client | None":
+    def find(self, pid: int, secret: bytes) -> Holder | None:
         """Return the client that holds this key, None if nobody does."""
         client = self._clients.get(pid)
         if client is None or not compare_digest(client.secret, secret):

@@ -111,7 +111,7 @@ class Client(Peer):
         # now
         self.state = ClientState.GREETING
         self.server: Server | None = None
-        self.waiting_since = 0.0
+        self.waiting_since: float = 0.0
         self.notified = False  # that it is waiting
         self.idle_since = now
         self.terminated = False  # it said Terminate
@@ -400,6 +400,10 @@ class Client(Peer):
         self._consider()
 
     # -- the end
+
+    def cancel(self) -> None:
+        """Do what its cancel request asks for."""
+        self.pool.cancel_client(self)
 
     def fail(self, error: PoolerError, reason: CloseReason) -> None:
         """Tell the client why, and close."""

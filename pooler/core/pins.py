@@ -72,8 +72,8 @@ class Pins:
         """All pins, oldest first."""
         return iter(list(self._pins.values()))
 
-    def of(self, server: "Server") -> Pin | None:
-        """Return why a server is its client's, None if it is not."""
+    def get(self, server: "Server") -> Pin | None:
+        """Return why a server stays with its client, None if nothing keeps it there."""
         return self._pins.get(server)
 
     def begin(self, server: "Server", client: "Client", flags: int) -> None:

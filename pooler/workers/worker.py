@@ -30,7 +30,9 @@ from pooler.health import Report, together
 from pooler.http import MetricsServer
 from pooler.listener import Address, Listener
 from pooler.metrics import Snapshot, merge
-from pooler.service import Load, Prepared, ReloadRefused, Service
+from pooler.reload import Load, ReloadRefused
+from pooler.service import Prepared, Service
+from pooler.shutdown import Stop
 from pooler.wire import codes
 from pooler.wire.parse import CancelRequest
 
@@ -79,10 +81,10 @@ class Worker(Service):
                 "attending": self._attending,
                 "heard": self._heard,
                 "deaf": self._deaf,
-                "drain": self._stop_wanted.set,
-                "stop": self._stop_now.set,
+                "drain": self.stop,
+                "stop": lambda: self.stop(Stop.NOW),
             },
-            self._stop_wanted.set,
+            self.stop,
         )
 
     # -- listening
@@ -112,6 +114,9 @@ class Worker(Service):
     async def moved_metrics(self, config: Config) -> MetricsServer | None:
         """Return it for the first worker."""
         return None if self.number else await super().moved_metrics(config)
+
+    async def move_console(self, config: Config) -> None:
+        """Nothing: the supervisor has it."""
 
     def duties(self) -> list[Coroutine[Any, Any, None]]:
         """Return nothing: the supervisor says when to reload."""
@@ -283,7 +288,7 @@ class Worker(Service):
         await self._discard()
         self._take(addresses, files)
         try:
-            self._prepared = await self.prepare_reload()
+            self._prepared = await self.prepare_reload({})
         except ReloadRefused as refused:
             return refused.problems
         return []
