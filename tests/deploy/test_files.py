@@ -5,8 +5,11 @@ They are read, not run: neither a container engine nor systemd is needed for the
 
 import re
 import shlex
+import shutil
+import subprocess
 from pathlib import Path
 
+import pytest
 import yaml
 
 from pooler.config import load
@@ -52,10 +55,28 @@ def test_dockerfile() -> None:
     assert re.search(r"^USER \d+", text, re.M)
 
 
+UNIT = ROOT / "deploy/pooler.service"
+
+
 def test_systemd_unit() -> None:
-    text = (ROOT / "deploy/pooler.service").read_text()
-    assert "Type=notify-reload" in text
+    text = UNIT.read_text()
     limit = re.search(r"^TimeoutStopSec=(\d+)$", text, re.M)
     assert limit is not None
     config = load(None, environ={"POOLER_UPSTREAM": "postgresql://db/app"})
     assert int(limit[1]) > config.timeouts.shutdown_timeout
+
+
+def test_systemd_understands_the_unit(tmp_path: Path) -> None:
+    """With a program that is there in place of ours."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd is not installed: the unit was not verified")
+    text = re.sub(r"^ExecStart=\S+", "ExecStart=/bin/true", UNIT.read_text(), flags=re.M)
+    unit = tmp_path / "pooler.service"
+    unit.write_text(text)
+    done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    command = ["systemd-analyze", "security", "--offline=true", "--threshold=20", str(unit)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if "unrecognized option" in done.stderr:
+        pytest.skip("this systemd can not judge a unit by its file: its sandbox was not judged")
+    assert done.returncode == 0, done.stdout
