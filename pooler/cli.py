@@ -10,13 +10,15 @@ import resource
 import socket
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 import uvloop
 
 import pooler
-from pooler import healthcheck, importer
+from pooler import ctl, healthcheck, importer, top
 from pooler.config import Config, ConfigError, Overrides, json_schema, load
+from pooler.reload import Overlay
 from pooler.service import Service
 
 FAILED: Final = 1
@@ -81,6 +83,9 @@ def _parser() -> tuple[argparse.ArgumentParser, tuple[str, ...]]:
     convert.add_argument("-o", "--output", metavar="FILE", help="(default: standard output)")
     convert.set_defaults(command=_import)
 
+    ctl.add_parser(commands)
+    top.add_parser(commands)
+
     schema = commands.add_parser("schema", help="print the JSON Schema of the configuration file")
     schema.set_defaults(command=_schema)
     return parser, tuple(commands.choices)
@@ -95,8 +100,9 @@ def _add_configuration(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metrics", metavar="HOST:PORT", help='address of /metrics, "" for none')
 
 
-def _load(options: argparse.Namespace) -> Config:
-    overrides = Overrides(options.upstream, options.listen, options.metrics)
+def _load(options: argparse.Namespace, overlay: Overlay | None = None) -> Config:
+    settings = tuple((overlay or {}).items())
+    overrides = Overrides(options.upstream, options.listen, options.metrics, settings)
     if options.ini is not None:
         form = importer.ini_form
         return load(options.ini, environ=os.environ, overrides=overrides, form=form)
@@ -114,9 +120,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 async def _serve(options: argparse.Namespace) -> int:
-    def read() -> Config:
-        return _load(options)
-
+    read = partial(_load, options)
     config = read()
     if options.worker is not None:
         from pooler.workers.worker import Worker  # as few need it

@@ -5,6 +5,7 @@ here or handed on, what it reports is logged. A reload applies whole or not at a
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 import secrets
@@ -18,7 +19,9 @@ from typing import Any, Final, NamedTuple, cast
 
 import pooler
 from pooler import logs
+from pooler.admin.console import Console
 from pooler.admin.errors import Errors
+from pooler.admin.socket import AdminSocket
 from pooler.admin.stats import Periods
 from pooler.auth import Authenticator, Connection
 from pooler.authquery import AuthQuery
@@ -38,6 +41,8 @@ from pooler.http import MetricsServer
 from pooler.listener import Address, Listener, bind
 from pooler.metrics import Tally
 from pooler.notify import notify, reloading
+from pooler.reload import Load, Overlay, ReloadRefused, problems_of
+from pooler.shutdown import Stop
 from pooler.sockets import hung_up
 from pooler.throttle import Throttle
 from pooler.tls import Tls
@@ -60,24 +65,15 @@ ROUTES: Final = 1000
 LAST_WORDS: Final = 2.0
 """Seconds for servers to end their sessions and clients to read why, when all else is done."""
 
-Load = Callable[[], Config]
-
 
 class Prepared(NamedTuple):
     """A configuration that can be gone by: its addresses are bound."""
 
     config: Config
+    overlay: Overlay
     bound: dict[Address, list[socket.socket]]
     metrics: MetricsServer | None
     """Serves the new address, where it is another."""
-
-
-class ReloadRefused(Exception):
-    """A configuration cannot be gone by, and nothing has changed."""
-
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__("; ".join(problems))
-        self.problems = problems
 
 
 class Service(Edge):
@@ -86,8 +82,9 @@ class Service(Edge):
     def __init__(self, load: Load, config: Config) -> None:
         """`config` is what `load` has given just now."""
         # for ever
-        self._load = load
+        self.load = load
         self.now = time.monotonic  # type: ignore[method-assign]  # asked several times a transaction
+        self.overlay: Overlay = {}
         self.config = config
         self.login_key = secrets.token_bytes(32)
         self.randbytes = secrets.token_bytes
@@ -99,11 +96,15 @@ class Service(Edge):
         self._listener = Listener(lambda: Greeter(self), self.bind)
         self._dialer = Dialer(lambda: self.config, self.randbytes, random.random, self.keyring)
         self._metrics = MetricsServer(self)
+        self.console = Console(self)
+        self._admin = AdminSocket(lambda: Greeter(self, console_only=True))
         # now
         self._greeters: set[Greeter] = set()
         self._reload_wanted = asyncio.Event()
-        self._stop_wanted = asyncio.Event()
-        self._stop_now = asyncio.Event()
+        self._reloading = asyncio.Lock()
+        self._stop: Stop | None = None
+        self._stop_timeout: float | None = None
+        self._stop_changed = asyncio.Event()
         self._ticks = 0
         # counted
         self.tally = Tally()
@@ -261,7 +262,7 @@ class Service(Edge):
 
     def greeting(self, greeter: Greeter) -> bool:
         """Count a connection that starts its login; False: there are too many."""
-        limit = self.router.clients.limit
+        limit = 0 if greeter.console_only else self.router.clients.limit
         if limit and len(self._greeters) + self.router.clients.count >= limit + LOGINS_BEYOND_LIMIT:
             return False
         self._greeters.add(greeter)
@@ -288,10 +289,10 @@ class Service(Edge):
 
     def cancelled(self, request: CancelRequest) -> bool:
         """Do it, and return whether the key is one of ours."""
-        client = self.router.keys.find(request.pid, request.secret)
-        if client is not None:
-            client.pool.cancel_client(client)
-        return client is not None
+        holder = self.router.keys.find(request.pid, request.secret)
+        if holder is not None:
+            holder.cancel()
+        return holder is not None
 
     def refused(
         self,
@@ -323,7 +324,7 @@ class Service(Edge):
 
     def not_ready(self) -> list[str]:
         """Return why clients should not be sent here, nothing if they should."""
-        if self.router.ending is not None:
+        if self.stopping:
             return ["the pooler is shutting down"]
         return [
             f"no server of database {pool.database}, user {pool.user}: {pool.supply.last_error}"
@@ -338,9 +339,20 @@ class Service(Edge):
         """Where clients can connect to."""
         return self._listener.addresses
 
-    def stop(self) -> None:
-        """Let clients finish their transactions, then end; the second time, end at once."""
-        (self._stop_now if self._stop_wanted.is_set() else self._stop_wanted).set()
+    @property
+    def stopping(self) -> bool:
+        """True once the end has begun."""
+        return self._stop is not None
+
+    def stop(self, how: Stop = Stop.SERVERS, timeout: float | None = None) -> None:
+        """End, `timeout` seconds from now at the latest; with the same wish again: at once.
+
+        Without a `timeout` it is `shutdown_timeout`, or none where clients are waited for.
+        """
+        if self._stop is not None and how.haste <= self._stop.haste:
+            how = Stop.NOW
+        self._stop, self._stop_timeout = how, timeout
+        self._stop_changed.set()
 
     async def run(self) -> None:
         """Serve until told to stop; OSError when an address cannot be had."""
@@ -362,11 +374,11 @@ class Service(Edge):
         await self.open(config)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
-        loop.add_signal_handler(signal.SIGQUIT, self._stop_now.set)
+        loop.add_signal_handler(signal.SIGQUIT, self.stop, Stop.NOW)
         tasks = [loop.create_task(task) for task in (self._tick(), *self.duties())]
         self.ready()
         try:
-            await either(self._stop_wanted, self._stop_now)
+            await self._stop_changed.wait()
             await self._drain()
         finally:
             for task in tasks[1:]:
@@ -380,9 +392,10 @@ class Service(Edge):
         return bind(config, address)
 
     async def open(self, config: Config) -> None:
-        """Listen, for clients and for Prometheus."""
+        """Listen, for clients, for Prometheus, and for those who operate the pooler."""
         await self._listener.commit(config, self._listener.prepare(config))
         await self._metrics.open(config)
+        await self._admin.open(config.admin.socket)
         self._report_addresses()
 
     async def moved_metrics(self, config: Config) -> MetricsServer | None:
@@ -391,9 +404,13 @@ class Service(Edge):
         await server.open(config)
         return server
 
+    async def move_console(self, config: Config) -> None:
+        """Have the console's socket where it is to be now; OSError."""
+        await self._admin.open(config.admin.socket)
+
     def duties(self) -> list[Coroutine[Any, Any, None]]:
         """Return what is to be done beside serving."""
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload_as_asked)
         files = watch(lambda: self.config.files, lambda: self.config.seen, self._reload_wanted.set)
         return [self._reload_when_asked(), files]
 
@@ -439,6 +456,8 @@ class Service(Edge):
             logs.event(logging.INFO, "listening", address=address)
         for address in self._metrics.addresses:
             logs.event(logging.INFO, "metrics", address=address)
+        if self._admin.path:
+            logs.event(logging.INFO, "console", address=self._admin.path)
 
     async def _tick(self) -> None:
         while True:
@@ -448,6 +467,9 @@ class Service(Edge):
     def tick(self) -> None:
         """Look at the time limits."""
         self._ticks += 1
+        for scope in self.router.holds.over(self.now()):
+            self.router.hold()
+            logs.event(logging.INFO, "resumed", scope=str(scope), why="its time is over")
         for pool in list(self.router.pools.values()):
             overdue.enforce(pool)
             if self._ticks % SECOND == 0:
@@ -459,39 +481,54 @@ class Service(Edge):
 
     # -- reload
 
+    def _reload_as_asked(self) -> None:
+        """Go by the files alone, as SIGHUP wants."""
+        self.overlay = {}
+        self._reload_wanted.set()
+
     async def _reload_when_asked(self) -> None:
         while True:
             await self._reload_wanted.wait()
             self._reload_wanted.clear()
             notify(*reloading())
-            await self.reload()
+            with contextlib.suppress(ReloadRefused):  # which has been logged
+                await self.reload(self.overlay)
             notify("READY=1")
 
-    async def reload(self) -> None:
-        """Load the configuration anew and go by it, or say why not and change nothing."""
-        try:
-            prepared = await self.prepare_reload()
-        except ReloadRefused as refused:
-            self.tally.reload(_wall_clock(), ok=False)
-            for problem in refused.problems:
-                self.errors.note(self.now(), "reload failed", "", "", "F0000", problem)
-            logs.event(logging.ERROR, "reload failed", problems=refused.problems)
-            return
-        await self.commit_reload(prepared)
+    async def reload(self, overlay: Overlay) -> list[Change]:
+        """Load the configuration anew, with what is SET on top, and go by it.
 
-    async def prepare_reload(self) -> Prepared:
+        Returns what is different now; ReloadRefused: nothing is.
+        """
+        async with self._reloading:
+            try:
+                prepared = await self.prepare_reload(overlay)
+            except ReloadRefused as refused:
+                self.tally.reload(_wall_clock(), ok=False)
+                for problem in refused.problems:
+                    code = codes.CONFIG_FILE_ERROR
+                    self.errors.note(self.now(), "reload failed", "", "", code, problem)
+                logs.event(logging.ERROR, "reload failed", problems=refused.problems)
+                raise
+            await self.commit_reload(prepared)
+        return self.last_changes
+
+    async def prepare_reload(self, overlay: Overlay) -> Prepared:
         """Load the configuration and bind what it wants; ReloadRefused, and nothing has changed."""
         bound: dict[Address, list[socket.socket]] = {}
         metrics = None
         try:
-            config = self._load()
+            config = self.load(overlay)
             bound = self._listener.prepare(config)
             if config.metrics.listen != self.config.metrics.listen:
                 metrics = await self.moved_metrics(config)
+            await self.move_console(config)
         except (ConfigError, OSError) as error:
             self._listener.discard(bound)
+            if metrics is not None:
+                await metrics.close()
             raise ReloadRefused(problems_of(error)) from error
-        return Prepared(config, bound, metrics)
+        return Prepared(config, overlay, bound, metrics)
 
     async def discard_reload(self, prepared: Prepared) -> None:
         """Do not go by it after all."""
@@ -503,6 +540,7 @@ class Service(Edge):
         """Go by it."""
         config = prepared.config
         found = changes(self.config, config)
+        self.overlay = prepared.overlay
         if prepared.metrics is not None:
             await self._metrics.close()
             self._metrics = prepared.metrics
@@ -518,30 +556,46 @@ class Service(Edge):
     # -- the end
 
     async def _drain(self) -> None:
-        """Let clients finish their transactions, for `shutdown_timeout` at most."""
-        timeout = self.config.timeouts.shutdown_timeout
-        logs.event(logging.INFO, "stopping", clients=self.router.clients.count, timeout=timeout)
+        """Have clients leave, in the way that is wanted."""
+        clients = self.router.clients.count
+        logs.event(logging.INFO, "stopping", clients=clients, how=self._how.value or "NOW")
         notify("STOPPING=1")
+        if self._how is not Stop.NOW:
+            await self._unless_changed(self.config.timeouts.shutdown_delay, lambda: False)
         self._listener.close()
-        error = PoolerError(
-            codes.ADMIN_SHUTDOWN, "terminating connection due to administrator command"
-        )
         for greeter in list(self._greeters):
-            greeter.turn_away(error, CloseReason.SHUTDOWN)
-        self.router.end(error, CloseReason.SHUTDOWN)
-        end = self.now() + timeout if timeout else float("inf")
-        # three conditions, one of them time
-        while self.router.clients.count and self.now() < end and not self._stop_now.is_set():  # noqa: ASYNC110
-            await asyncio.sleep(TICK / 2)
+            greeter.turn_away(_shutdown(), CloseReason.SHUTDOWN)
+        self.router.closed = True
+        if self._how is Stop.CLIENTS:
+            await self._unless_changed(self._stop_timeout, self._empty)
+        if self._how is not Stop.NOW:
+            timeout = self._stop_timeout if self._how is Stop.SERVERS else None
+            if timeout is None:
+                timeout = self.config.timeouts.shutdown_timeout or None
+            self.router.end(_shutdown(), CloseReason.SHUTDOWN)
+            await self._unless_changed(timeout, self._empty)
         left = self.router.clients.count
         if left:
             logs.event(logging.WARNING, "clients cut off", clients=left)
 
+    @property
+    def _how(self) -> Stop:
+        return self._stop or Stop.NOW
+
+    def _empty(self) -> bool:
+        return not self.router.clients.count
+
+    async def _unless_changed(self, seconds: float | None, over: Callable[[], bool]) -> None:
+        """Wait so long (None: for ever), or until it is over, or there is more haste."""
+        how = self._stop
+        end = float("inf") if seconds is None else self.now() + seconds
+        # three conditions, one of them time
+        while not over() and self.now() < end and self._stop is how:  # noqa: ASYNC110
+            await asyncio.sleep(TICK / 2)
+
     async def _close(self, tick: "asyncio.Task[None]") -> None:
         """Close what is left, and wait a moment for the servers to have ended their sessions."""
-        error = PoolerError(
-            codes.ADMIN_SHUTDOWN, "terminating connection due to administrator command"
-        )
+        error = _shutdown()
         pools = list(self.router.pools.values())
         for pool in pools:
             for client in list(pool.clients):
@@ -550,24 +604,21 @@ class Service(Edge):
                 pool.close(server, CloseReason.SHUTDOWN)
         end = self.now() + LAST_WORDS
         while any(pool.leaving for pool in pools) and self.now() < end:
-            if self._stop_now.is_set():
+            if self._how is Stop.NOW:
                 break
             await asyncio.sleep(TICK / 10)
         tick.cancel()
         await self.authquery.close()
         await self._dialer.close()
         await self._metrics.close()
+        for session in list(self.console.sessions):
+            session.fail(error)
+        self._admin.close()
         for pool in pools:
             for server in list(pool.leaving):
                 server.transport.abort()
         await asyncio.sleep(0)
         logs.event(logging.INFO, "stopped")
-
-
-def problems_of(error: ConfigError | OSError) -> list[str]:
-    """Return why a configuration cannot be gone by, for people."""
-    problems = error.problems if isinstance(error, ConfigError) else (error,)
-    return [str(problem) for problem in problems]
 
 
 async def either(*events: asyncio.Event) -> None:
@@ -578,6 +629,10 @@ async def either(*events: asyncio.Event) -> None:
     finally:
         for task in tasks:
             task.cancel()
+
+
+def _shutdown() -> PoolerError:
+    return PoolerError(codes.ADMIN_SHUTDOWN, "terminating connection due to administrator command")
 
 
 def _wall_clock() -> float:

@@ -28,6 +28,7 @@ from pooler.config.units import (
     HostPort,
     ListenHosts,
     ListenPort,
+    Names,
     Port,
     Positive,
     Secret,
@@ -339,6 +340,8 @@ class Timeouts(Section):
     """Time a client waits before the reserve of its pool is used."""
     shutdown_timeout: Duration = 60.0
     """Time transactions have to finish after SIGTERM."""
+    shutdown_delay: Duration = 0.0
+    """Time between /readyz saying no and clients being sent away, for load balancers to notice."""
 
 
 class Defaults(Section):
@@ -568,10 +571,13 @@ class Dashboard(Section):
 class Admin(Section):
     """The console: who may operate the pooler, and what is measured for it."""
 
-    users: Texts = ()
+    users: Names = ()
     """Users who may give every command, one or a list."""
-    stats_users: Texts = ()
+    stats_users: Names = ()
     """Users who may look, and change nothing."""
+    socket: str = "auto"
+    """Unix socket of the console, for `pooler ctl`, open to the pooler's own user and to root;
+    auto is pooler-UID/PID.sock in XDG_RUNTIME_DIR or the folder for temporary files, "" is none."""
     stats_period: Duration = 60.0
     """Period of the averages."""
 

@@ -61,7 +61,7 @@ class Broadcast:
         Else clients that each hold a server until the ear listens could keep it from ever getting
         one. False: the ear has a server, or can have another.
         """
-        if self._ear is None and self._pool.edge.now() >= self._retry_at:
+        if self._due:
             self._ear = _Ear(self)
             self._ear.attend(server.channels)
             self._ear.enter(self._pool)
@@ -103,11 +103,30 @@ class Broadcast:
         if gone:
             self._attend()
 
+    def renew(self) -> None:
+        """Have another ear listen, on another server."""
+        if self._ear is not None:
+            self._ear.renew()
+
+    def pause(self, paused: bool) -> None:
+        """Listen on no server for now; or listen again."""
+        if paused:
+            self.renew()
+        else:
+            self._retry_at = self._pool.edge.now()
+            self._attend()
+
+    @property
+    def _due(self) -> bool:
+        """True when there should be an ear, if anybody listens."""
+        pool = self._pool
+        return self._ear is None and not pool.paused and pool.edge.now() >= self._retry_at
+
     def tick(self, now: float) -> None:
         """Replace a lost ear, in its time; let one go that nobody needs."""
         if self._listeners:
             self._unused_since = now
-            if self._ear is None and now >= self._retry_at:
+            if self._due:
                 self._attend()
         elif self._ear is not None and (
             now - self._unused_since >= LINGER or self._pool.someone_waits()
@@ -118,7 +137,7 @@ class Broadcast:
         """Bring what the ear listens to in line with what somebody wants to hear."""
         if self._ear is not None:
             self._ear.attend(frozenset(self._listeners))
-        elif self._listeners and self._pool.edge.now() >= self._retry_at:
+        elif self._listeners and self._due:
             self._ear = _Ear(self)
             self._ear.attend(frozenset(self._listeners))
             self._ear.enter(self._pool)
@@ -214,6 +233,11 @@ class _Ear(Inner):
         client = self._client
         if client is not None and self._greeted and not self._asked:
             client.close(CloseReason.TERMINATED)
+
+    def renew(self) -> None:
+        """Give the server up at once."""
+        if self._client is not None:
+            self._client.close(CloseReason.RENEWED)
 
     def take(self, kind: int, body: bytes) -> None:
         """Read what the server says."""

@@ -6,14 +6,20 @@ secret is compared in constant time.
 
 from collections.abc import Callable
 from hmac import compare_digest
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from pooler.core.client import Client
+from typing import Final, Protocol
 
 _PIDS: Final = 0x7FFF_FFFF  # positive as int4, as drivers of languages without unsigned ints expect
 _SECRET_3_0: Final = 4
 _SECRET_3_2: Final = 32  # PostgreSQL 18's MAX_CANCEL_KEY_LENGTH
+
+
+class Holder(Protocol):
+    """Who has a key: a client, or a session of the console."""
+
+    secret: bytes
+
+    def cancel(self) -> None:
+        """Do what its cancel request asks for."""
 
 
 class CancelKeys:
@@ -21,9 +27,9 @@ class CancelKeys:
 
     def __init__(self, randbytes: Callable[[int], bytes]) -> None:
         self._randbytes = randbytes
-        self._clients: dict[int, Client] = {}
+        self._clients: dict[int, Holder] = {}
 
-    def issue(self, client: "Client", minor: int) -> tuple[int, bytes]:
+    def issue(self, client: Holder, minor: int) -> tuple[int, bytes]:
         """Return a new (process id, secret) for a client of protocol 3.`minor`."""
         pid = 0
         while pid == 0 or pid in self._clients:
@@ -31,7 +37,7 @@ class CancelKeys:
         self._clients[pid] = client
         return pid, self._randbytes(_SECRET_3_2 if minor >= 2 else _SECRET_3_0)
 
-    def find(self, pid: int, secret: bytes) -> "Client | None":
+    def find(self, pid: int, secret: bytes) -> Holder | None:
         """Return the client that holds this key, None if nobody does."""
         client = self._clients.get(pid)
         if client is None or not compare_digest(client.secret, secret):

@@ -380,6 +380,10 @@ class Client(Peer):
 
     # -- the end
 
+    def cancel(self) -> None:
+        """Do what its cancel request asks for."""
+        self.pool.cancel_client(self)
+
     def fail(self, error: PoolerError, reason: CloseReason) -> None:
         """Tell the client why, and close."""
         if self.state is not ClientState.CLOSED:

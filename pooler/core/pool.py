@@ -30,7 +30,7 @@ from pooler.core.errors import (
     ServerRefused,
 )
 from pooler.core.hints import Hints
-from pooler.core.keeper import Keeper
+from pooler.core.keeper import Keeper, at_rest
 from pooler.core.peer import NAMES_FULL, PEER_FULL
 from pooler.core.pins import Pin
 from pooler.core.policy import Rules
@@ -86,6 +86,7 @@ class Pool:
         self.generation = 0  # servers of an older one are not used again
         self.learnt: Credential | None = None  # of the newest login of the server's own user
         self.ending: tuple[PoolerError, CloseReason] | None = None  # what clients are told
+        self.paused = False  # servers are given to nobody, and leave when they are free
         # servers
         self.idle: deque[Server] = deque()  # last in, first out: the left end is the least used
         self.working: dict[Server, None] = {}  # preparing, active, tidying
@@ -170,8 +171,12 @@ class Pool:
         """Return how many servers it has use for, and how long the first in line has waited."""
         settings = self.settings
         most = settings.pool_size + settings.reserve_pool_size
-        need = len(self.working) - self.opening + self.count_waiting(most)
-        least = 0 if self.ending is not None or self.unused else settings.min_pool_size
+        need = len(self.working) - self.opening
+        least = settings.min_pool_size
+        if self.paused or self.ending is not None or self.unused:
+            least = 0
+        if not self.paused:
+            need += self.count_waiting(most)
         return min(max(need, least), most), self.oldest_wait()
 
     def pins(self) -> Iterator[Pin]:
@@ -459,6 +464,8 @@ class Pool:
         who wait are served also while the pool is ending.
         """
         settings = self.settings
+        if self.paused:
+            return CloseReason.PAUSED
         if self.single_use and not self.someone_waits():
             return CloseReason.SINGLE_USE
         if self.ending is not None and not self.someone_waits():
@@ -721,6 +728,7 @@ class Pool:
         if target != self.target:
             before, self.target = self.target, target
             self.generation += 1
+            self.broadcast.renew()
             self.supply.retarget(before)
         if settings.session_state != self.rules.policies:
             self.rules = Rules(settings.session_state)
@@ -730,6 +738,55 @@ class Pool:
         if self.supply.failing_since:  # perhaps not for the same reason
             self.supply.forgive()
         self.wake()
+
+    def renew(self) -> None:
+        """Use no server again that is open now: each leaves when it is free."""
+        self.generation += 1
+        self.broadcast.renew()
+        self.supply.forgive()
+        self.retire_idle()
+
+    @property
+    def renewing(self) -> bool:
+        """True while there are servers that will not be used again."""
+        return any(server.generation != self.generation for server in self.servers())
+
+    def pause(self, paused: bool) -> None:
+        """Give servers to nobody, and have them leave when they are free; or go on."""
+        if paused == self.paused:
+            return
+        self.paused = paused
+        self.supply.forgive()
+        self.broadcast.pause(paused)
+        if paused:
+            for gauge in self.gauges:
+                gauge.withdraw(self)
+            self.retire_idle()
+            self.keeper.give_way(everything=True)
+
+    def kill(self, error: PoolerError) -> None:
+        """Cut off all clients and servers."""
+        for client in list(self.clients):
+            client.fail(error, CloseReason.KILLED)
+        for server in [*self.idle, *self.working]:
+            if server.state is not ServerState.LEAVING:
+                self.close(server, CloseReason.KILLED)
+
+    def unpin(self, client: Client) -> Pin | None:
+        """Take back a server that its client keeps but does not use, and drop what it holds.
+
+        Returns the pin that was; None: there is none, or the client is in a transaction.
+        """
+        server = client.server
+        pin = None if server is None else self.keeper.pins.get(server)
+        if server is None or pin is None or not at_rest(server):
+            return None
+        self.unlink(server, client)
+        client.notes.end_overlap()
+        self.tidy(server, PoolMode.TRANSACTION, CloseReason.TERMINATED)
+        if client.state is ClientState.ACTIVE:
+            client.rest()
+        return pin
 
     def end(self, error: PoolerError, reason: CloseReason) -> None:
         """Let each client finish its transaction, then tell it `error`; keep no idle server.

@@ -24,7 +24,8 @@ from pooler.core.routes import AUTH
 from pooler.core.settings import Route
 from pooler.listener import Address, bind, unlink, wanted
 from pooler.notify import notify, reloading
-from pooler.service import Load, either, problems_of
+from pooler.reload import Load, problems_of
+from pooler.service import either
 from pooler.sockets import socket_address, tcp_sockets
 from pooler.watch import watch
 from pooler.workers.worker import Addresses
@@ -361,7 +362,7 @@ class Supervisor:
     async def reload(self) -> None:
         """Have every worker go by the configuration that is there now, or none of them."""
         try:
-            config = self._load()
+            config = self._load({})
             bound = self._bind(config)
         except (ConfigError, OSError) as error:
             self._reload_failed(problems_of(error))

@@ -22,7 +22,9 @@ from pooler.core.limits import Allotment
 from pooler.core.settings import Route
 from pooler.greeter import Greeter
 from pooler.listener import Address, Listener
-from pooler.service import Load, Prepared, ReloadRefused, Service
+from pooler.reload import Load, ReloadRefused
+from pooler.service import Prepared, Service
+from pooler.shutdown import Stop
 from pooler.wire import codes
 from pooler.wire.parse import CancelRequest
 
@@ -62,10 +64,10 @@ class Worker(Service):
                 "discard": self._discard,
                 "cancel": self._cancel,
                 "doubt": self.throttle.failed,
-                "drain": self._stop_wanted.set,
-                "stop": self._stop_now.set,
+                "drain": self.stop,
+                "stop": lambda: self.stop(Stop.NOW),
             },
-            self._stop_wanted.set,
+            self.stop,
         )
 
     # -- listening
@@ -91,6 +93,9 @@ class Worker(Service):
 
     async def moved_metrics(self, config: Config) -> None:
         """Serve none: the supervisor does, for all."""
+
+    async def move_console(self, config: Config) -> None:
+        """Nothing: the supervisor has it."""
 
     def duties(self) -> list[Coroutine[Any, Any, None]]:
         """Return nothing: the supervisor says when to reload."""
@@ -189,7 +194,7 @@ class Worker(Service):
         await self._discard()
         self._take(addresses, files)
         try:
-            self._prepared = await self.prepare_reload()
+            self._prepared = await self.prepare_reload({})
         except ReloadRefused as refused:
             return refused.problems
         return []

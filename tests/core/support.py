@@ -683,9 +683,9 @@ class App:
 
     def cancel(self) -> None:
         """Send a cancel request with the key it was told."""
-        client = self.world.router.keys.find(self.client.pid, self.client.secret)
-        if client is not None:
-            client.pool.cancel_client(client)
+        holder = self.world.router.keys.find(self.client.pid, self.client.secret)
+        if holder is not None:
+            holder.cancel()
         self.world.run()
 
     @property
