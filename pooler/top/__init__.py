@@ -43,7 +43,14 @@ def run(options: argparse.Namespace) -> int:
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         print("pooler top needs a terminal; `pooler ctl show pools` does not", file=sys.stderr)
         return ctl.MISUSED
-    return app.watch(options)
+    try:
+        options.password = ctl.password(options)
+        return app.watch(options)
+    except ctl.CtlError as error:
+        for line in (f"pooler top: {error.text}", error.detail, error.hint):
+            if line:
+                print(line, file=sys.stderr)
+        return error.status
 
 
 def _interval(text: str) -> float:

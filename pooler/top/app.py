@@ -147,8 +147,8 @@ class Top(App[int]):
     # -- drawing
 
     def _draw(self) -> None:
-        if not self.is_mounted:
-            return
+        if not self.query("#rows"):
+            return  # not laid out yet
         self.query_one("#head", Static).update(self._head())
         self.query_one("#summary", Static).update(self._summary())
         self.query_one("#sheets", Static).update(self._sheets())
@@ -197,7 +197,9 @@ class Top(App[int]):
         ):
             text.append("\n" if place else "")
             text.append(f"{name:<8}", "dim")
-            text.append(f"{value:>9} ", "bold yellow" if name == "Waiting" and total["waiting"] else "bold")
+            text.append(
+                f"{value:>9} ", "bold yellow" if name == "Waiting" and total["waiting"] else "bold"
+            )
             text.append(bars, "cyan")
             text.append(f"   {other:<8}", "dim")
             text.append(f"{first:<12} ", "bold")
@@ -222,8 +224,8 @@ class Top(App[int]):
             for column, width in zip(columns, self._fitted(columns), strict=True):
                 mark = ("▼" if falling else "▲") if column.name == sort else ""
                 title = f"{column.title}{mark}"
-                justify = "right" if column.right else "left"
-                table.add_column(Text(title, justify=justify), width=width, key=column.name)
+                head = Text(title, justify="right" if column.right else "left")
+                table.add_column(head, width=width, key=column.name)
             self._drawn = drawn
         rows = self._rows(columns)
         cursor, scroll = table.cursor_row, table.scroll_y
@@ -290,7 +292,6 @@ class Top(App[int]):
         names = [c.name for c in self._sheet.columns if c.least <= self.size.width]
         sort, _ = self._sort()
         place = (names.index(sort) if sort in names else -1) + by
-        column = self._sheet.columns[place % len(names)]
         column = next(c for c in self._sheet.columns if c.name == names[place % len(names)])
         self._sorts[self._sheet.title] = (column.name, column.right)
         self._draw()
