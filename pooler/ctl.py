@@ -163,10 +163,12 @@ async def _talk(options: argparse.Namespace) -> Answer | None:
 
 
 @asynccontextmanager
-async def connected(options: argparse.Namespace) -> "AsyncIterator[Conversation]":
+async def connected(
+    options: argparse.Namespace, name: str = "pooler ctl"
+) -> "AsyncIterator[Conversation]":
     """Connect to the console that is meant. What goes wrong meanwhile is a CtlError."""
     try:
-        conversation = await _connect(options)
+        conversation = await _connect(options, name)
         try:
             yield conversation
         finally:
@@ -210,7 +212,7 @@ def _user(options: argparse.Namespace) -> str:
     return user
 
 
-async def _connect(options: argparse.Namespace) -> "Conversation":
+async def _connect(options: argparse.Namespace, name: str) -> "Conversation":
     user = _user(options)
     host = Host(options.host or "/", options.port)
     context = ssl.create_default_context()
@@ -218,7 +220,7 @@ async def _connect(options: argparse.Namespace) -> "Conversation":
     context.verify_mode = ssl.CERT_NONE
     over_tcp = options.host and not host.is_unix
     manner = Manner("try", context, host.host) if over_tcp else Manner("not")
-    target = Target((host,), _DATABASE, user, startup=(("application_name", "pooler ctl"),))
+    target = Target((host,), _DATABASE, user, startup=(("application_name", name),))
     login = partial(ServerLogin, target, options.password, secrets.token_bytes, Keyring(), manner)
     if options.host:
         transport, dialogue = await open_connection(host, login)

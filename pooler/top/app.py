@@ -68,7 +68,8 @@ class Top(App[int]):
         Binding("slash", "filter", "Filter", key_display="/"),
         Binding("escape", "clear", "All", show=False),
         Binding("space", "hold", "Hold"),
-        Binding("q,ctrl+c", "quit", "Quit", priority=True),
+        Binding("q", "quit", "Quit"),
+        Binding("ctrl+c", "quit", "Quit", show=False, priority=True),
     ]
 
     def __init__(self, options: argparse.Namespace) -> None:
@@ -116,7 +117,7 @@ class Top(App[int]):
         connected = False
         while True:
             try:
-                async with ctl.connected(self._options) as console:
+                async with ctl.connected(self._options, "pooler top") as console:
                     connected = True
                     while True:
                         sheet = self._sheet
@@ -238,7 +239,7 @@ class Top(App[int]):
 
     def _fitted(self, columns: list[Column]) -> tuple[int, ...]:
         """Return the widths of columns: what is left of the line goes to the last one of text."""
-        widths = [column.width for column in columns]
+        widths = [column.room for column in columns]
         left = self.size.width - sum(widths) - 2 * len(widths) - 2
         last = max((i for i, column in enumerate(columns) if not column.right), default=None)
         if last is not None and left > 0:

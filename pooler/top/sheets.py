@@ -29,6 +29,11 @@ class Column:
     least: int = 80
     """The narrowest terminal it is shown on."""
 
+    @property
+    def room(self) -> int:
+        """The characters it needs, with its title and the mark of what is sorted by."""
+        return max(self.width, len(self.title) + 1)
+
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
@@ -59,7 +64,7 @@ def _clock(value: Any) -> str:
 def _use(row: Any) -> str:
     size = row["pool_size"]
     use = f"{row['working']}/{size}"
-    return f"{use:>7} {spark(row['trend'], size, TREND)}"
+    return f"{use:>5} {spark(row['trend'], size, TREND)}"
 
 
 def text(title: str, name: str, width: int, least: int = 80) -> Column:
@@ -85,7 +90,7 @@ SHEETS: Final = (
         (
             text("Database", "database", 12),
             text("User", "user", 8),
-            Column("Use", "use", _use, 16),
+            Column("Use", "use", _use, 14),
             count("Waits", "waiting"),
             time("Longest", "oldest_wait", least=90),
             time("p50", "wait_p50"),
@@ -106,10 +111,10 @@ SHEETS: Final = (
         "Clients",
         "clients",
         (
-            Column("Id", "id", number, 6),
-            text("Database", "database", 12),
-            text("User", "user", 10),
-            text("Application", "application_name", 16),
+            Column("Id", "id", number, 5),
+            text("Database", "database", 10),
+            text("User", "user", 9),
+            text("Application", "application_name", 18),
             text("State", "state", 8),
             time("Waits", "waits"),
             Column("Server", "link", _words, 7, right=False, least=90),
@@ -125,15 +130,15 @@ SHEETS: Final = (
         "Servers",
         "queries",
         (
-            Column("Id", "server", number, 5),
-            text("Database", "database", 12),
-            Column("Pid", "pid", _words, 7),
+            Column("Id", "server", number, 4),
+            text("Database", "database", 10),
+            Column("Pid", "pid", _words, 6, least=90),
             text("Does", "activity", 19),
             time("Query", "query_seconds"),
             time("Trans", "transaction_seconds"),
             time("Idle", "idle_seconds", least=100),
             Column("Client", "client", _words, 6, least=90),
-            text("Held by", "held_by", 11),
+            text("Held by", "held_by", 16),
             text("Address", "address", 21, least=120),
             text("Host", "host", 21, least=150),
         ),
@@ -147,9 +152,9 @@ SHEETS: Final = (
             Column("Place", "place", number, 5),
             text("Database", "database", 12),
             text("User", "user", 10),
-            text("Application", "application_name", 14),
+            text("Application", "application_name", 12),
             time("For", "seconds"),
-            text("Waits for", "waits_for", 20),
+            text("Waits for", "waits_for", 16),
         ),
         "seconds",
     ),
@@ -161,10 +166,10 @@ SHEETS: Final = (
             Column("Client", "client", number, 6),
             text("Database", "database", 10),
             text("Application", "application_name", 12),
-            text("Why", "reasons", 12),
+            text("Why", "reasons", 10),
             time("For", "seconds"),
             Column("Server", "server", _words, 6, least=100),
-            text("Statement", "statement", 21),
+            text("Statement", "statement", 17),
         ),
         "seconds",
     ),
@@ -181,7 +186,7 @@ SHEETS: Final = (
             count("Rows", "rows", 6, least=100),
             count("Err", "errors", 4),
             text("Database", "database", 10),
-            text("Statement", "statement", 34),
+            text("Statement", "statement", 30),
         ),
         "time",
     ),
@@ -192,10 +197,10 @@ SHEETS: Final = (
         (
             Column("Last", "last", _clock, 8, right=False),
             count("Times", "count"),
-            text("Event", "event", 16),
-            text("Database", "database", 10),
+            text("Event", "event", 15),
+            text("Database", "database", 9),
             text("State", "sqlstate", 5),
-            text("Message", "message", 26),
+            text("Message", "message", 20),
         ),
         "last",
     ),
