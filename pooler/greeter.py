@@ -110,8 +110,11 @@ class Greeter(DialogueProtocol[Login | CancelRequest]):
         self._done()
         service = self._service
         if isinstance(result, CancelRequest):
-            service.cancel_request(result)
-            self.transport.close()
+            asking = service.cancel_request(result, connection(self.transport).address)
+            if asking is None:
+                self.transport.close()
+            else:
+                self._task = asyncio.get_running_loop().create_task(self._hang_up_after(asking))
             return
         if result.database in CONSOLE:
             self._open_console(result, rest)
@@ -174,6 +177,12 @@ class Greeter(DialogueProtocol[Login | CancelRequest]):
         session.greet()
         if rest:
             session.data_received(rest)
+
+    async def _hang_up_after(self, asking: Awaitable[None]) -> None:
+        try:
+            await asking
+        finally:
+            self.transport.close()
 
     def failed(self, error: LoginFailed | Refused) -> None:
         """Tell the client why it may not come in; later, where its address has tried too often."""

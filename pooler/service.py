@@ -19,17 +19,21 @@ from typing import Any, Final, NamedTuple, cast
 
 import pooler
 from pooler import logs
+from pooler.admin import views
 from pooler.admin.console import Console
 from pooler.admin.errors import Errors
 from pooler.admin.socket import AdminSocket
 from pooler.admin.stats import Periods
+from pooler.admin.view import Rows
 from pooler.auth import Authenticator, Connection
 from pooler.authquery import AuthQuery
 from pooler.config import Change, Config, ConfigError, Settings, changes
 from pooler.core import overdue
+from pooler.core.budget import PoolName
 from pooler.core.client import Client
 from pooler.core.edge import Edge
 from pooler.core.errors import CloseReason, PoolerError, ServerFault
+from pooler.core.limits import Allotment
 from pooler.core.pins import Pin
 from pooler.core.pool import Pool
 from pooler.core.routes import Router
@@ -37,19 +41,28 @@ from pooler.core.server import Server
 from pooler.core.settings import Route
 from pooler.dialer import Dialer
 from pooler.greeter import Greeter
+from pooler.handover import control
+from pooler.handover.control import Control
+from pooler.handover.giver import left_behind
+from pooler.handover.taker import Taker
+from pooler.handover.upgrades import Upgrades
 from pooler.http import MetricsServer
-from pooler.listener import Address, Listener, bind
-from pooler.metrics import Tally
+from pooler.listener import Address, Listener, adapt, bind
+from pooler.metrics import Snapshot, Tally, snapshot
 from pooler.notify import notify, reloading
+from pooler.peers import Peers, sent_on
 from pooler.reload import Load, Overlay, ReloadRefused, problems_of
 from pooler.shutdown import Stop
-from pooler.sockets import hung_up
+from pooler.sockets import hung_up, tcp_sockets
 from pooler.throttle import Throttle
 from pooler.tls import Tls
 from pooler.watch import watch
 from pooler.wire import codes
 from pooler.wire.parse import CancelRequest
 from pooler.wire.scram import Keyring
+
+METRICS: Final = "metrics"
+"""The kind of the listening sockets that are not for clients, in an upgrade."""
 
 TICK: Final = 0.1
 """Seconds between looks at the time limits."""
@@ -79,8 +92,8 @@ class Prepared(NamedTuple):
 class Service(Edge):
     """One pooler."""
 
-    def __init__(self, load: Load, config: Config) -> None:
-        """`config` is what `load` has given just now."""
+    def __init__(self, load: Load, config: Config, taker: Taker | None = None) -> None:
+        """`config` is what `load` has given just now; `taker`, if another process is replaced."""
         # for ever
         self.load = load
         self.now = time.monotonic  # type: ignore[method-assign]  # asked several times a transaction
@@ -98,6 +111,12 @@ class Service(Edge):
         self._metrics = MetricsServer(self)
         self.console = Console(self)
         self._admin = AdminSocket(lambda: Greeter(self, console_only=True))
+        self.upgrades = Upgrades(self, taker)
+        self._control = Control(self)
+        self.peers = Peers(lambda: self.config, self.now)
+        if taker is not None:
+            taker.begin(self)
+            self._listener.owner = False  # for now
         # now
         self._greeters: set[Greeter] = set()
         self._reload_wanted = asyncio.Event()
@@ -106,6 +125,7 @@ class Service(Edge):
         self._stop_timeout: float | None = None
         self._stop_changed = asyncio.Event()
         self._ticks = 0
+        self._kept: list[socket.socket] = []  # of Prometheus, while suspended
         # counted
         self.tally = Tally()
         self.last_changes: list[Change] = []
@@ -125,6 +145,7 @@ class Service(Edge):
     def wake(self, pool: Pool) -> None:
         """Have the dialer ask the pool what it wants."""
         self._dialer.wake(pool)
+        self.upgrades.waits(pool)
 
     def cancel(self, server: Server) -> None:
         """Have the dialer deliver a cancel."""
@@ -142,8 +163,47 @@ class Service(Edge):
         """Have the pools of this database look at its functions again."""
         self.router.functions_changed(database)
 
+    def schema_changed(self, database: str, words: frozenset[bytes]) -> None:
+        """Have the pools of this database prepare statements anew."""
+        self.router.schema_changed(database, words)
+
+    def migrated(
+        self, server: Server, command: str, outline: str, seconds: float, waited: float
+    ) -> None:
+        """Log it."""
+        logs.event(
+            logging.INFO,
+            "schema changed",
+            **_migration(server, outline, seconds, waited),
+            command=command,
+        )
+
+    def migration_failed(
+        self, server: Server, sqlstate: str, outline: str, seconds: float, waited: float
+    ) -> None:
+        """Log it."""
+        logs.event(
+            logging.WARNING,
+            "schema change failed",
+            **_migration(server, outline, seconds, waited),
+            sqlstate=sqlstate,
+        )
+
+    def depart(self, client: Client) -> None:
+        """Have it move, once the current callback is over."""
+        self.upgrades.depart(client)
+
+    def allotment(self, pool: PoolName) -> Allotment | None:
+        """Ask the upgrade under way, if there is one."""
+        return self.upgrades.allotment(pool)
+
+    def short(self, allotment: Allotment) -> None:
+        """Tell the upgrade under way."""
+        self.upgrades.short(allotment)
+
     def client_opened(self, client: Client) -> None:
         """Count and log it."""
+        self.upgrades.depart(client)
         if not client.internal:
             self.tally.open("client", client.transport.get_extra_info("tls"))
         if self.config.logging.log_connections and not client.internal:
@@ -282,10 +342,30 @@ class Service(Edge):
         self.authquery.doubt(database, user)
         return self.throttle.failed(connection.address)
 
-    def cancel_request(self, request: CancelRequest) -> None:
-        """Do what a CancelRequest asks for, if its key is right; there is no answer to it."""
-        if not self.cancelled(request):
-            self.tally.unknown_cancels += 1
+    def cancel_request(
+        self, request: CancelRequest, address: str
+    ) -> Coroutine[Any, Any, None] | None:
+        """Do what a CancelRequest from `address` asks for, if its key is right.
+
+        There is no answer to it; what is returned, if anything, has to be awaited first.
+        """
+        of_a_peer = sent_on(request)
+        asked = of_a_peer or request
+        if self.cancelled(asked):
+            return None
+        self.ask_siblings(asked)
+        if of_a_peer is None and self.peers.worth_asking(asked.pid):
+            return self.peers.ask(asked, address)
+        self.tally.unknown_cancels += 1
+        return None
+
+    def ask_siblings(self, request: CancelRequest) -> None:
+        """Have the other processes of this pooler look for the client."""
+        self.upgrades.cancel(request.pid, request.secret)
+
+    def cancel_with(self, pid: int, secret: str) -> None:
+        """Do what another process was asked for, whose client it is not."""
+        self.cancelled(CancelRequest(pid, bytes.fromhex(secret)))
 
     def cancelled(self, request: CancelRequest) -> bool:
         """Do it, and return whether the key is one of ours."""
@@ -320,7 +400,19 @@ class Service(Edge):
                 cause=cause,
             )
 
-    # -- for the probes
+    # -- what people see
+
+    async def rows(self, view: str) -> Rows:
+        """Return the rows of a view."""
+        return views.rows(self, view)
+
+    async def figures(self) -> Snapshot:
+        """Return what /metrics shows."""
+        return await snapshot(self, self.config.metrics.pool_limit)
+
+    async def obstacles(self) -> list[str]:
+        """Return why clients should not be sent here, nothing if they should."""
+        return self.not_ready()
 
     def not_ready(self) -> list[str]:
         """Return why clients should not be sent here, nothing if they should."""
@@ -370,33 +462,60 @@ class Service(Edge):
         for note in config.notes:
             logs.event(logging.WARNING, "setting not supported", setting=note)
         self._apply(config)
+        try:
+            await self.open(config)
+        except BaseException as error:
+            if self.upgrades.taker is not None:
+                await self.upgrades.taker.refuse(str(error) or type(error).__name__)
+            raise
         self.tally.reloaded_at = _wall_clock()
-        await self.open(config)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGQUIT, self.stop, Stop.NOW)
         tasks = [loop.create_task(task) for task in (self._tick(), *self.duties())]
         self.ready()
         try:
-            await self._stop_changed.wait()
+            await either(self._stop_changed, self.upgrades.replaced)
+            if not self.stopping:
+                self.stop()
             await self._drain()
         finally:
             for task in tasks[1:]:
                 task.cancel()
             await self._close(tasks[0])
+            self.upgrades.close()
 
     # what a worker does otherwise
 
     def bind(self, config: Settings, address: Address) -> list[socket.socket]:
         """Return what listens on `address`; OSError."""
-        return bind(config, address)
+        given = self.upgrades.given(*address[:3])
+        if not given:
+            return bind(config, address)
+        adapt(config, address, given)
+        return given
+
+    def bind_metrics(self, host: str, port: int) -> list[socket.socket]:
+        """Return what listens for Prometheus; OSError."""
+        given = self.upgrades.given(METRICS, host, str(port))
+        return given or tcp_sockets(host, port, reuse_port=False)
 
     async def open(self, config: Config) -> None:
         """Listen, for clients, for Prometheus, and for those who operate the pooler."""
-        await self._listener.commit(config, self._listener.prepare(config))
+        taker = self.upgrades.taker
+        if taker is not None:
+            await taker.may_prepare()
+        bound = self._listener.prepare(config)
+        if taker is not None:
+            await taker.may_serve()
+            self._listener.owner = True
+        await self._listener.commit(config, bound)
         await self._metrics.open(config)
+        await self._control.open(config.upgrade.socket)
         await self._admin.open(config.admin.socket)
         self._report_addresses()
+        if taker is not None:
+            taker.serves()
 
     async def moved_metrics(self, config: Config) -> MetricsServer | None:
         """Return what serves the new address for Prometheus; OSError."""
@@ -410,7 +529,9 @@ class Service(Edge):
 
     def duties(self) -> list[Coroutine[Any, Any, None]]:
         """Return what is to be done beside serving."""
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload_as_asked)
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, self._reload_as_asked)
+        loop.add_signal_handler(signal.SIGUSR2, self.upgrades.ask)
         files = watch(lambda: self.config.files, lambda: self.config.seen, self._reload_wanted.set)
         return [self._reload_when_asked(), files]
 
@@ -433,6 +554,7 @@ class Service(Edge):
     def _apply(self, config: Config) -> None:
         """Have the core go by `config`, and warm up the pools whose user is known."""
         self.config = config
+        self.router.keys.peer = config.peers.id
         limits = config.limits
         self.router.configure(
             lru_cache(ROUTES)(partial(self.resolve, config)),
@@ -441,6 +563,7 @@ class Service(Edge):
             config.auth_route,
         )
         self.authquery.clear()
+        self.upgrades.configured()
         for name, database in config.databases.items():
             if database.user and name != "*":
                 route = self.resolve(config, name, database.user)
@@ -454,6 +577,9 @@ class Service(Edge):
     def _report_addresses(self) -> None:
         for address in self._listener.addresses:
             logs.event(logging.INFO, "listening", address=address)
+        self._report_metrics()
+
+    def _report_metrics(self) -> None:
         for address in self._metrics.addresses:
             logs.event(logging.INFO, "metrics", address=address)
         if self._admin.path:
@@ -467,6 +593,7 @@ class Service(Edge):
     def tick(self) -> None:
         """Look at the time limits."""
         self._ticks += 1
+        self.upgrades.tick()
         for scope in self.router.holds.over(self.now()):
             self.router.hold()
             logs.event(logging.INFO, "resumed", scope=str(scope), why="its time is over")
@@ -490,6 +617,8 @@ class Service(Edge):
         while True:
             await self._reload_wanted.wait()
             self._reload_wanted.clear()
+            if self.upgrades.handed_over:  # the file is the other process's
+                continue
             notify(*reloading())
             with contextlib.suppress(ReloadRefused):  # which has been logged
                 await self.reload(self.overlay)
@@ -553,18 +682,58 @@ class Service(Edge):
         if prepared.bound or prepared.metrics is not None:
             self._report_addresses()
 
+    # -- an upgrade
+
+    def open_sockets(self) -> tuple[list[tuple[tuple[str, ...], int]], list[int]]:
+        """Return what we listen on: what for and how many, and their descriptors."""
+        found = [(address[:3], sockets) for address, sockets in self._listener.sockets.items()]
+        metrics = self.config.metrics.address
+        if metrics is not None:
+            found.append(((METRICS, metrics[0], str(metrics[1])), self._metrics.sockets))
+        found.append(((control.KIND, self._control.path, ""), self._control.sockets))
+        kinds = [(kind, len(sockets)) for kind, sockets in found]
+        return kinds, [sock.fileno() for _, sockets in found for sock in sockets]
+
+    async def suspend(self) -> None:
+        """Accept nobody for a moment, or ever again."""
+        self._listener.suspend()
+        self._kept = await self._metrics.suspend()
+        self._control.suspend()
+
+    async def resume(self) -> None:
+        """Be what we were before `suspend`."""
+        await self._listener.resume(self.config)
+        kept, self._kept = self._kept, []
+        before, self._metrics = self._metrics, MetricsServer(self)
+        await before.close()
+        await self._metrics.open(self.config, kept)
+        await self._control.resume()
+        self._apply(self.config)
+
+    def taken_over(self) -> None:
+        """The process before this one has gone."""
+        self.upgrades.taker = None
+
     # -- the end
 
     async def _drain(self) -> None:
         """Have clients leave, in the way that is wanted."""
         clients = self.router.clients.count
         logs.event(logging.INFO, "stopping", clients=clients, how=self._how.value or "NOW")
-        notify("STOPPING=1")
-        if self._how is not Stop.NOW:
-            await self._unless_changed(self.config.timeouts.shutdown_delay, lambda: False)
+        if self.upgrades.handed_over:
+            self._listener.release()
+            for sock in self._kept:
+                sock.close()
+            error = left_behind()
+        else:
+            notify("STOPPING=1")
+            error = _shutdown()
+            if self._how is not Stop.NOW:
+                await self._unless_changed(self.config.timeouts.shutdown_delay, lambda: False)
         self._listener.close()
+        self._control.close(unlink=not self.upgrades.handed_over)
         for greeter in list(self._greeters):
-            greeter.turn_away(_shutdown(), CloseReason.SHUTDOWN)
+            greeter.turn_away(error, CloseReason.SHUTDOWN)
         self.router.closed = True
         if self._how is Stop.CLIENTS:
             await self._unless_changed(self._stop_timeout, self._empty)
@@ -572,7 +741,7 @@ class Service(Edge):
             timeout = self._stop_timeout if self._how is Stop.SERVERS else None
             if timeout is None:
                 timeout = self.config.timeouts.shutdown_timeout or None
-            self.router.end(_shutdown(), CloseReason.SHUTDOWN)
+            self.router.end(error, CloseReason.SHUTDOWN)
             await self._unless_changed(timeout, self._empty)
         left = self.router.clients.count
         if left:
@@ -651,6 +820,16 @@ def _client(client: Client) -> dict[str, object]:
 
 def _pin(pin: Pin) -> dict[str, object]:
     return {**_client(pin.client), "server": pin.server.ident, "pid": pin.server.pid}
+
+
+def _migration(server: Server, outline: str, seconds: float, waited: float) -> dict[str, Any]:
+    return {
+        **(_client(server.client) if server.client is not None else {}),
+        "server": server.pid,
+        "statement": outline,
+        "seconds": round(seconds, 3),
+        "lock_seconds": round(waited, 1) if waited >= 0 else None,
+    }
 
 
 def _server(server: Server) -> dict[str, object]:

@@ -29,6 +29,8 @@ from pooler.config.units import (
     ListenHosts,
     ListenPort,
     Names,
+    PeerAddress,
+    PeerAddresses,
     Port,
     Positive,
     Secret,
@@ -582,6 +584,28 @@ class Admin(Section):
     """Period of the averages."""
 
 
+class Upgrade(Section):
+    """The replacement of the running process by a new one that nobody notices."""
+
+    timeout: Duration = 3600.0
+    """Time that clients who cannot move (TLS, session mode, pins) may stay with the old process."""
+    socket: str = ""
+    """Unix socket on which `pooler upgrade` asks for it, for the same user only; "" for none."""
+
+
+class Peers(Section):
+    """Other poolers behind the same address: cancel requests are sent on to them."""
+
+    id: Annotated[int, Field(ge=0, le=255)] = 0
+    """Number of this pooler among them, 1 to 255; 0 where they have none."""
+    members: dict[Annotated[int, Field(ge=1, le=255)], PeerAddress] = Field(default={})
+    """Their addresses by number: the one that issued a key is asked."""
+    hosts: PeerAddresses = ()
+    """Addresses without numbers, one or a list: all are asked, and all of a name's addresses."""
+    port: Port = 6432
+    """Port of the addresses that do not name their own."""
+
+
 class Logging(Section):
     """What is logged, and how."""
 
@@ -632,4 +656,6 @@ class Settings(Section):
     metrics: Metrics = Metrics()
     dashboard: Dashboard = Dashboard()
     admin: Admin = Admin()
+    upgrade: Upgrade = Upgrade()
+    peers: Peers = Peers()
     logging: Logging = Logging()

@@ -52,6 +52,8 @@ class Report:
     """How many it has use for; fewer than `count` if some are idle."""
     wait: float = 0.0
     """Seconds that the first in its line has waited, 0.0 if nobody waits."""
+    fixed: int = 0
+    """How many of its connections it cannot give up soon: they are pinned to their clients."""
 
 
 @dataclass
@@ -65,6 +67,7 @@ class Share:
     """Number of the last allotment; a report that answers an earlier one says nothing of it."""
     want: int = 0
     wait: float = 0.0
+    fixed: int = 0
 
     @property
     def short(self) -> bool:
@@ -131,6 +134,7 @@ class Budget:
         share = pool.shares.setdefault(worker, Share())
         share.want = report.want
         share.wait = report.wait
+        share.fixed = report.fixed
         if answers == share.round:
             share.held = max(share.allotment, report.count)
         if not report.want and not report.count:
@@ -179,7 +183,7 @@ class Budget:
             self._serve(place)
             if place.share.short:
                 scope = self._rivals(place)
-                if scope and not any(pool.coming for _, pool in scope):
+                if scope and _may_claim(place, scope):
                     self._even_out(place, scope)
 
     # -- who gets what
@@ -214,7 +218,7 @@ class Budget:
                 self._allot(place, +1)
                 continue
             waits = share.wait >= PATIENCE or (share.wait > 0.0 and not share.held)
-            if waits and not any(pool.coming for _, pool in rivals):
+            if waits and _may_claim(place, rivals):
                 self._take_spare(place, rivals)
             return
 
@@ -246,7 +250,9 @@ class Budget:
 
     def _even_out(self, place: _Place, rivals: _Pools) -> None:
         """Take one from those who wait least for one who waits much longer."""
-        others = [other for other in _others(place, rivals) if other.share.allotment > 0]
+        others = [
+            other for other in _others(place, rivals) if other.share.allotment > other.share.fixed
+        ]
         if others:
             other = min(others, key=lambda one: (one.share.wait, -one.share.allotment))
             if place.share.wait > UNFAIR * other.share.wait + PATIENCE:
@@ -259,6 +265,11 @@ class Budget:
         self._rounds += 1
         share.round = self._rounds
         self._tell(place.worker, place.name, share.allotment, share.round)
+
+
+def _may_claim(place: _Place, rivals: _Pools) -> bool:
+    """Return whether more may be taken for this one: what was taken may be long in coming."""
+    return sum(pool.coming for _, pool in rivals) <= int(place.share.wait)
 
 
 def _others(place: _Place, rivals: _Pools) -> list[_Place]:

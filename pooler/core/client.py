@@ -148,6 +148,20 @@ class Client(Peer):
         return not self.ident or self.pool.internal
 
     @property
+    def held(self) -> tuple[bytes, int, bool]:
+        """What was received and not passed on; how much to drop; whether up to the next Sync."""
+        return self._held, self._drop, self._skipping
+
+    def put_back(self, held: bytes, drop: int, skipping: bool) -> None:
+        """Be where another process was with this client's stream."""
+        self._held, self._drop, self._skipping = held, drop, skipping
+
+    def depart(self) -> None:
+        """Be another process's from now on; the transport is left as it is."""
+        self.move(ClientState.CLOSED)
+        self._held = b""
+
+    @property
     def within_message(self) -> bool:
         """True while a message of which a part was passed on is incomplete."""
         return self._cutter.left > 0
@@ -360,6 +374,13 @@ class Client(Peer):
         self.move(ClientState.IDLE)
         if self._held:
             self._consider()
+
+    def gives_up(self) -> frozenset[str]:
+        """Return whom what it asks makes an end of being: see `session.given_up`."""
+        kind, size = peek(self._held, 0)
+        if kind not in (codes.QUERY, codes.PARSE):
+            return frozenset()
+        return session.given_up(self._held[codes.HEADER : size])
 
     def refuse(self, error: PoolerError) -> None:
         """Answer what this waiting client asked with an error, and go on with what follows it.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pooler.core.errors import CloseReason, ServerFault
 
 if TYPE_CHECKING:
+    from pooler.core.broadcast import Ear
     from pooler.core.client import Client
     from pooler.core.limits import Allotment
     from pooler.core.pins import Pin
@@ -46,11 +47,33 @@ class Edge:
     def short(self, allotment: "Allotment") -> None:
         """Tell the budget soon what has become of an allotment: it is too small, or has a place."""
 
+    def ear(self, pool: "Pool") -> "Ear | None":
+        """Return who listens for this pool's clients, None if it is to have its own ear."""
+        return None
+
+    def attending(self, pool: "Pool", channels: frozenset[str]) -> None:
+        """Tell those who share this pool's ear what it listens to now."""
+
+    def heard(self, pool: "Pool", channel: str, body: bytes) -> None:
+        """Tell them what it has heard."""
+
+    def deaf(self, pool: "Pool") -> None:
+        """Tell them that its connection is lost."""
+
     def vacate(self, databases: frozenset[str]) -> None:
         """Have the idle servers of these databases leave: somebody is about to change them."""
 
     def functions_changed(self, database: str) -> None:
         """Have the pools of this database, by the server's name, look at its functions again."""
+
+    def schema_changed(self, database: str, words: frozenset[bytes]) -> None:
+        """Have the pools of this database, by the server's name, prepare statements anew.
+
+        Those with one of these names, or all if there is none; see `Registry.changed`.
+        """
+
+    def depart(self, client: "Client") -> None:
+        """Have a client, which is between two transactions, go on in another process."""
 
     # -- observations
 
@@ -74,6 +97,16 @@ class Edge:
 
     def client_unpinned(self, pin: "Pin", seconds: float) -> None:
         """It does so no longer."""
+
+    def migrated(
+        self, server: "Server", command: str, outline: str, seconds: float, waited: float
+    ) -> None:
+        """A client has changed the schema; of these seconds it waited for locks, -1.0: unknown."""
+
+    def migration_failed(
+        self, server: "Server", sqlstate: str, outline: str, seconds: float, waited: float
+    ) -> None:
+        """A client has failed to."""
 
     def leaked(self, server: "Server", names: tuple[str, ...]) -> None:
         """A session held what nothing hinted at: names of settings, of reasons to pin."""

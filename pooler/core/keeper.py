@@ -58,7 +58,8 @@ class Keeper:
             return
         client = server.client
         due = client is not None and client.startup and server.touched & hints.RESET
-        if due or self._pool.paused or self._pool.someone_waits():
+        leaves = client is not None and client.next_pool is not None
+        if due or leaves or self._pool.paused or self._pool.someone_waits():
             self._ask(server)
         else:
             self._kept[server] = None

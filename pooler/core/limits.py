@@ -112,7 +112,7 @@ class Allotment(ServerGauge):
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self.round = 0  # of the allotment that is in force
-        self._told = (0, 0)
+        self._told = (0, 0, 0)
         self._waited = False
 
     @property
@@ -136,13 +136,13 @@ class Allotment(ServerGauge):
 
     def report(self) -> Report | None:
         """Return what the budget does not know yet, None if that is nothing."""
-        want, wait = self.pools[0].use() if self.pools else (0, 0.0)
-        told = (self.count, want)
+        want, fixed, wait = self.pools[0].use() if self.pools else (0, 0, 0.0)
+        told = (self.count, want, fixed)
         if told == self._told and not wait and not self._waited:
             return None
         self._told = told
         self._waited = wait > 0.0
-        return Report(self.count, want, wait)
+        return Report(self.count, want, wait, fixed)
 
     @property
     def forgotten(self) -> bool:

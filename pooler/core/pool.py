@@ -58,7 +58,7 @@ class Pool:
 
     def __init__(
         self,
-        name: tuple[str, str],
+        key: tuple[str, str, str],
         target: Target,
         settings: PoolSettings,
         edge: "Edge",
@@ -70,7 +70,8 @@ class Pool:
         internal: bool = False,
     ) -> None:
         # for ever
-        self.database, self.user = name
+        self.key = key
+        self.database, self.user = key[:2]
         self.edge = edge
         self.keys = keys
         self.shelf = shelf
@@ -167,8 +168,9 @@ class Pool:
             count += is_waiting(client)
         return count
 
-    def use(self) -> tuple[int, float]:
-        """Return how many servers it has use for, and how long the first in line has waited."""
+    def use(self) -> tuple[int, int, float]:
+        """Return how many servers it has use for, how many of them are in use until their client
+        lets them go, and how long the first in line has waited."""
         settings = self.settings
         most = settings.pool_size + settings.reserve_pool_size
         need = len(self.working) - self.opening
@@ -177,7 +179,11 @@ class Pool:
             least = 0
         if not self.paused:
             need += self.count_waiting(most)
-        return min(max(need, least), most), self.oldest_wait()
+        fixed = 0
+        for server in self.working:
+            client = server.client
+            fixed += server.pins != 0 or (client is not None and client.internal)
+        return min(max(need, least), most), fixed, self.oldest_wait()
 
     def pins(self) -> Iterator[Pin]:
         """All servers that are kept by their clients, and why."""
@@ -401,9 +407,8 @@ class Pool:
             self.broadcast.unlisten(client, None if everything else client.unlistening)
             client.unlistening = frozenset()
         client.notes.flush()
-        if server.touched & hints.FUNCTIONS:
-            server.touched &= ~hints.FUNCTIONS
-            self.edge.functions_changed(self.target.dbname)
+        if server.touched & hints.AT_END:
+            self._defined(server)
         shared = mode is not PoolMode.SESSION and not self.single_use
         if shared and self.rules.sample:
             leaks.suspect(server, client)
@@ -420,6 +425,15 @@ class Pool:
             if client.next_pool is not None:
                 self.hand_over(client, client.next_pool)
             client.rest()
+
+    def _defined(self, server: Server) -> None:
+        """Tell all who have to know what a transaction has changed of the schema."""
+        touched = server.touched
+        server.touched &= ~hints.AT_END
+        if touched & hints.FUNCTIONS:
+            self.edge.functions_changed(self.target.dbname)
+        if touched & hints.SCHEMA:
+            self.edge.schema_changed(self.target.dbname, server.take_changed())
 
     def offer(self, server: Server) -> None:
         """Give a clean server to whoever is next, or keep it idle."""
@@ -486,6 +500,19 @@ class Pool:
                 return CloseReason.EVICTED
         return None
 
+    def limit_by(self, gauge: "ServerGauge") -> None:
+        """Go by one limit more, which counts what there is already."""
+        gauge.pools.append(self)
+        gauge.count += self.total
+        gauge.leaving += len(self.leaving)
+        self.gauges = (*self.gauges, gauge)
+
+    def unlimit(self, gauge: "ServerGauge") -> None:
+        """Go by that limit no longer."""
+        gauge.pools.remove(self)
+        self.gauges = tuple(other for other in self.gauges if other is not gauge)
+        self.wake()
+
     def add(self, server: Server) -> None:
         """Take in a new server, which is about to run its opening chore."""
         if not self.idle and not self.working:  # perhaps another PostgreSQL than before
@@ -521,21 +548,29 @@ class Pool:
         """
         held = server.pins
         server.touched |= hints.ANYTHING
+        asks_again = False
         if client is not None:
             self.unlink(server, client)
-            statements = [name for name in client.wants if name.startswith(session.STATEMENT)]
             if held:  # what the server holds for it is of no use without its settings
                 client.fail(error, CloseReason.SERVER_LOST)
-            elif statements:  # one of them cannot be prepared again: its table is gone, say
-                client.wants = self.shelf.shared(
-                    {name: client.wants[name] for name in client.wants if name not in statements}
-                )
-                self.waiting.appendleft(client)
             elif client.state is ClientState.GREETING:
                 client.fail(error, CloseReason.LOGIN_FAILED)
+            else:
+                asks_again = self._wants_less(client)
         self.tidy(server, PoolMode.TRANSACTION, CloseReason.TERMINATED)
-        if client is not None and client.state is ClientState.WAITING and not statements:
+        if client is not None and client.state is ClientState.WAITING and not asks_again:
             client.refuse(error)
+
+    def _wants_less(self, client: Client) -> bool:
+        """Have a client wait again, without what it could not be given and can do without."""
+        lost = client.wants.keys() & client.gives_up()  # a role that is gone
+        if not lost:  # or a statement cannot be prepared again: its table is gone, say
+            lost = {name for name in client.wants if name.startswith(session.STATEMENT)}
+        if lost:
+            kept = {name: value for name, value in client.wants.items() if name not in lost}
+            client.wants = self.shelf.shared(kept)
+            self.waiting.appendleft(client)
+        return bool(lost)
 
     def tidy(self, server: Server, mode: PoolMode, reason: CloseReason) -> None:
         """Make an abandoned server clean; cancel what it does unless its client said goodbye."""
@@ -605,18 +640,10 @@ class Pool:
 
     def client_gone(self, client: Client, reason: CloseReason, text: str) -> None:
         """A client has closed: what its server does is not wanted any more."""
-        now = self.edge.now()
-        del self.clients[client]
-        client.next_pool = None
-        self.keys.forget(client.pid)
-        for gauge in client.gauges:
-            gauge.count -= 1
-        self.used_at = now
-        self.lingering.append((now + LEAVE_LIMIT, client))
+        self.lingering.append((self.edge.now() + LEAVE_LIMIT, client))
         self.edge.client_closed(client, reason, text)
         self.keeper.forget(client)
-        self.broadcast.unlisten(client)
-        client.names.clear()
+        self.forget(client)
         server = client.server
         if server is None:
             return
@@ -631,6 +658,30 @@ class Pool:
             self.close(server, CloseReason.SINGLE_USE if self.single_use else CloseReason.NOT_TIDY)
         else:
             self.tidy(server, client.mode, reason)
+
+    def forget(self, client: Client) -> None:
+        """Have nothing more to do with a client: it has gone, or is another process's."""
+        self.clients.pop(client, None)
+        client.next_pool = None
+        self.keys.forget(client.pid)
+        for gauge in client.gauges:
+            gauge.count -= 1
+        self.used_at = self.edge.now()
+        self.broadcast.unlisten(client)
+        client.names.clear()
+
+    def depart(self, client: Client) -> None:
+        """Let go of a client at rest, which another process will serve."""
+        if is_waiting(client):
+            self.waiting.remove(client)
+        client.depart()
+        self.forget(client)
+
+    def resume(self, client: Client) -> None:
+        """Serve a client that another process has greeted."""
+        self.clients[client] = None
+        self.used_at = self.edge.now()
+        client.rest()
 
     def close(self, server: Server, reason: CloseReason, text: str = "") -> None:
         """Have a server leave; its place is free when its connection has ended."""
@@ -801,11 +852,17 @@ class Pool:
         self.retire_idle()
 
     def hand_over(self, client: Client, other: "Pool") -> None:
-        """Have another pool serve this client, from its next transaction on."""
+        """Have another pool serve this client, from its next transaction on.
+
+        With the pool that it has, another process is to serve it.
+        """
         if client.server is not None or client.asked is not None:
             client.next_pool = other
             return
         client.next_pool = None
+        if other is self:
+            self.edge.depart(client)
+            return
         del self.clients[client]
         other.clients[client] = None
         client.pool = other

@@ -55,6 +55,15 @@ class Router:
         self.closed = False  # nobody is admitted any more
         self.ending: tuple[PoolerError, CloseReason] | None = None
 
+    @property
+    def idents(self) -> int:
+        """The number given last."""
+        return self._idents
+
+    def number_from(self, ident: int) -> None:
+        """Give only numbers above this one."""
+        self._idents = max(self._idents, ident)
+
     def ident(self) -> int:
         """Return the next number for a client or server."""
         self._idents += self._stride
@@ -140,7 +149,7 @@ class Router:
         if pool is None:
             allotment = self.edge.allotment(key)
             pool = self.pools[key] = Pool(
-                (route.database, route.target.user),
+                key,
                 _target(route, replication),
                 _settings(route, replication),
                 self.edge,
@@ -173,6 +182,15 @@ class Router:
         for pool in list(self.pools.values()):
             pool.pause(self.holds.pauses(pool.database, pool.user))
 
+    def pool_named(self, key: Key) -> Pool | None:
+        """Return the pool of this name, made now if there is none; None: it has no route."""
+        pool = self.pools.get(key)
+        if pool is None:
+            route = self._route_of(key)
+            if route is not None and route.target.user == key[1]:
+                pool = self.pool(route, key[2])
+        return pool
+
     def vacate(self, databases: frozenset[str]) -> None:
         """Have the idle servers of these databases, by the server's names, leave."""
         for pool in self.pools.values():
@@ -184,6 +202,12 @@ class Router:
         for pool in self.pools.values():
             if pool.target.dbname == database:
                 pool.catalog.changed()
+
+    def schema_changed(self, database: str, words: frozenset[bytes]) -> None:
+        """Have the pools of this database, by the server's name, prepare statements anew."""
+        for pool in self.pools.values():
+            if pool.target.dbname == database:
+                pool.registry.changed(words)
 
     def prune(self) -> None:
         """Forget pools that have been empty for a while: clients choose the names behind `*`."""
@@ -235,12 +259,7 @@ class Router:
             raise PoolerError(codes.CANNOT_CONNECT_NOW, f'database "{database}" is disabled')
         replication = _replication(parameters.get("replication", ""))
         wants = session.from_startup(parameters)
-        session_limits = route.session
-        gauges = (
-            self.clients,
-            self._client_gauge("database", database, session_limits.max_db_client_connections),
-            self._client_gauge("user", user, session_limits.max_user_client_connections),
-        )
+        gauges = self._client_gauges_of(route)
         limits = (
             "max_client_connections",
             f'max_client_connections of database "{database}"',
@@ -251,17 +270,73 @@ class Router:
                 raise ClientFault(
                     codes.TOO_MANY_CONNECTIONS, f"no more connections allowed ({limit})"
                 )
+        if self.keys.full:
+            raise ClientFault(codes.TOO_MANY_CONNECTIONS, "no more connections allowed")
         pool = self.pool(route, replication)
         if route.target.user == user:
             pool.learn(credential)
+        return self._admitted(transport, name, pool, self.ident(), route, minor, wants, gauges)
+
+    def readmit(
+        self,
+        transport: Transport,
+        name: str,
+        database: str,
+        user: str,
+        wants: session.Settings,
+        minor: int,
+        ident: int,
+        key: tuple[int, bytes],
+        opened_at: float,
+    ) -> Client:
+        """Return a client that another process admitted, under its number and with its key.
+
+        No limit keeps it out, as in a reload. PoolerError: it has no database any more.
+        """
+        if self.ending is not None:
+            raise PoolerError(codes.ADMIN_SHUTDOWN, "the pooler is shutting down")
+        route = self._resolve(database, user)
+        if route is None:
+            raise _removed()
+        gauges = self._client_gauges_of(route)
+        pool = self.pool(route)
+        client = self._admitted(transport, name, pool, ident, route, minor, wants, gauges)
+        client.opened_at = opened_at
+        try:
+            self.keys.adopt(client, *key)
+        except ValueError:
+            client.depart()
+            pool.forget(client)
+            raise
+        return client
+
+    def _client_gauges_of(self, route: Route) -> tuple[Gauge, ...]:
+        limits = route.session
+        return (
+            self.clients,
+            self._client_gauge("database", route.database, limits.max_db_client_connections),
+            self._client_gauge("user", route.user, limits.max_user_client_connections),
+        )
+
+    def _admitted(
+        self,
+        transport: Transport,
+        name: str,
+        pool: Pool,
+        ident: int,
+        route: Route,
+        minor: int,
+        wants: session.Settings,
+        gauges: tuple[Gauge, ...],
+    ) -> Client:
         client = Client(
             transport,
             name,
             pool,
-            self.ident(),
-            database,
-            user,
-            session_limits,
+            ident,
+            route.database,
+            route.user,
+            route.session,
             minor,
             wants,
             gauges,

@@ -184,6 +184,25 @@ def _set(name: str, value: str) -> str:
     return f"SELECT pg_catalog.set_config({literal(name)},{literal(value)},false)"
 
 
+def given_up(body: bytes) -> frozenset[str]:
+    """Return whom a Query or Parse, of this body and no more, makes an end of being, whoever it is.
+
+    One may be a role that has been dropped.
+    """
+    found = _GIVES_UP.fullmatch(body)
+    if found is None:
+        return frozenset()
+    return frozenset((ROLE,)) if found["role"] else frozenset(_WHO)
+
+
+_GIVES_UP: Final = re.compile(
+    rb"(?is)(?:[^\0]*\0)?\s*(?:"
+    rb"(?P<role>reset\s+role|set\s+(?:session\s+)?role\b[^;\0]*)"
+    rb"|reset\s+session\s+authorization|set\s+(?:session\s+)?session\s+authorization\b[^;\0]*"
+    rb"|discard\s+all)\s*;?\s*\0.*"
+)
+
+
 def identifier(name: str) -> str:
     """Return a name quoted as an SQL identifier."""
     return '"' + name.replace('"', '""') + '"'

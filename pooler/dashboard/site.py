@@ -18,7 +18,6 @@ from aiohttp import web
 
 import pooler
 from pooler.admin import views
-from pooler.admin.view import Rows
 from pooler.core.errors import PoolerError
 from pooler.dashboard import actions, guard
 from pooler.dashboard.access import Access, TooBusy
@@ -47,7 +46,7 @@ class Dashboard:
 
     def __init__(self, service: "Service") -> None:
         self._service = service
-        self._looks = Looks(self._rows, service.now)
+        self._looks = Looks(service.rows, service.now)
         frames = Frames(self._looks, service.now)
         self._feed = Feed(frames, lambda error: service.bug(self, error))
         self._access = Access(
@@ -72,9 +71,6 @@ class Dashboard:
     def close(self) -> None:
         """Send the viewers away."""
         self._feed.close()
-
-    async def _rows(self, name: str) -> Rows:
-        return views.rows(self._service, name)
 
     # -- what stands before all of it
 

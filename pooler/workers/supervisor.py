@@ -28,6 +28,7 @@ from pooler.reload import Load, problems_of
 from pooler.service import either
 from pooler.sockets import socket_address, tcp_sockets
 from pooler.watch import watch
+from pooler.workers.ears import Ears
 from pooler.workers.worker import Addresses
 
 TICK: Final = 0.1
@@ -77,6 +78,7 @@ class Supervisor:
         self.config = config
         self.count = self.config.workers
         self._budget = Budget(self._limits, self._tell_allotment)
+        self._ears = Ears(self._tell)
         self._workers: dict[int, Process] = {}
         self._sockets: dict[Address, list[list[socket.socket]]] = {}  # for each worker
         self._keepers: dict[int, asyncio.Task[None]] = {}
@@ -108,6 +110,7 @@ class Supervisor:
             loop.add_signal_handler(sign, self._stop_asked)
         loop.add_signal_handler(signal.SIGQUIT, self._stop_now.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
+        loop.add_signal_handler(signal.SIGUSR2, _cannot_be_replaced)
         tasks: list[asyncio.Task[None]] = []
         status = 1
         try:
@@ -206,6 +209,8 @@ class Supervisor:
                 "gone": lambda database, user: self._gone(number, database, user),
                 "cancel": lambda pid, secret: self._tell_others(number, "cancel", pid, secret),
                 "doubt": lambda address: self._tell_others(number, "doubt", address),
+                "others": lambda name, *arguments: self._ask_others(number, name, arguments),
+                **self._ears.handlers(number),
             },
             lambda: None,  # its process has ended, or is about to: `_keep` sees to it
         )
@@ -242,13 +247,23 @@ class Supervisor:
         self._workers.pop(worker.number, None)
         worker.channel.close()
         self._budget.left(worker.number)
+        self._ears.left(worker.number)
         for (database, user), count in worker.clients.items():
             self._count(database, user, -count)
+
+    def _tell(self, number: int, name: str, *arguments: Any) -> None:
+        worker = self._workers.get(number)
+        if worker is not None:
+            worker.channel.tell(name, *arguments)
 
     def _tell_others(self, number: int, name: str, *arguments: Any) -> None:
         for worker in self._workers.values():
             if worker.number != number:
                 worker.channel.tell(name, *arguments)
+
+    async def _ask_others(self, number: int, name: str, arguments: Sequence[Any]) -> list[Any]:
+        """Return what the other workers answer."""
+        return await self._call_all(name, *arguments, but=number)
 
     # -- listening
 
@@ -311,14 +326,11 @@ class Supervisor:
         return (config.auth_route if kind == AUTH else config.resolve)(database, user)
 
     def _tell_allotment(self, number: int, name: PoolName, allotment: int, round_: int) -> None:
-        worker = self._workers.get(number)
-        if worker is not None:
-            worker.channel.tell("allot", name, allotment, round_)
+        self._tell(number, "allot", name, allotment, round_)
 
-    def _report(self, number: int, news: Iterable[tuple[list[str], int, int, int, float]]) -> None:
-        for key, answers, count, want, wait in news:
-            database, user, kind = key
-            self._budget.report(number, (database, user, kind), answers, Report(count, want, wait))
+    def _report(self, number: int, news: Iterable[tuple[Any, ...]]) -> None:
+        for (database, user, kind), answers, *report in news:
+            self._budget.report(number, (database, user, kind), answers, Report(*report))
 
     # -- clients
 
@@ -408,9 +420,13 @@ class Supervisor:
             problems.update(dict.fromkeys(texts))
         return list(problems)
 
-    async def _call_all(self, name: str, *arguments: Any) -> list[Any]:
+    async def _call_all(self, name: str, *arguments: Any, but: int = -1) -> list[Any]:
         """Return what the workers answer; of those that have ended, nothing."""
-        calls = (worker.channel.call(name, *arguments) for worker in self._workers.values())
+        calls = [
+            worker.channel.call(name, *arguments)
+            for worker in self._workers.values()
+            if worker.ready.is_set() and worker.number != but
+        ]
         answers = await asyncio.gather(*calls, return_exceptions=True)
         lost = (ChannelLost, TimeoutError)
         for answer in answers:
@@ -421,6 +437,14 @@ class Supervisor:
     def _reload_failed(self, problems: list[str]) -> None:
         self.failed_reloads += 1
         logs.event(logging.ERROR, "reload failed", problems=problems)
+
+
+def _cannot_be_replaced() -> None:
+    logs.event(
+        logging.ERROR,
+        "upgrade failed",
+        message="a pooler with several workers cannot be replaced while it runs: restart it",
+    )
 
 
 class StartFailed(Exception):

@@ -9,19 +9,26 @@ import asyncio
 import os
 import socket
 from collections.abc import Awaitable, Coroutine, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
+from functools import partial
 from typing import Any, Final
 
 from pooler import logs
+from pooler.admin.view import Rows
+from pooler.admin.views import combined, own_rows
 from pooler.auth import Connection
 from pooler.channel import Channel, ChannelLost
 from pooler.config import Config, Settings
+from pooler.core.broadcast import Broadcast
 from pooler.core.client import Client
 from pooler.core.errors import ClientFault, CloseReason, PoolerError
 from pooler.core.limits import Allotment
+from pooler.core.pool import Pool
 from pooler.core.settings import Route
 from pooler.greeter import Greeter
+from pooler.http import MetricsServer
 from pooler.listener import Address, Listener
+from pooler.metrics import Snapshot, merge
 from pooler.reload import Load, ReloadRefused
 from pooler.service import Prepared, Service
 from pooler.shutdown import Stop
@@ -51,6 +58,7 @@ class Worker(Service):
         self._listener = Listener(lambda: Greeter(self), self.bind, owner=False)
         self._allotments: dict[Key, Allotment] = {}
         self._reporting = False
+        self._asked: dict[Key, int] = {}  # of what pools' ears were last asked to listen to
         self._given: dict[Address, list[socket.socket]] = {}  # and not listened on yet
         self._may_listen = asyncio.Event()
         self._prepared: Prepared | None = None
@@ -64,6 +72,14 @@ class Worker(Service):
                 "discard": self._discard,
                 "cancel": self._cancel,
                 "doubt": self.throttle.failed,
+                "rows": partial(own_rows, self),
+                "figures": super().figures,
+                "obstacles": self.not_ready,
+                "host": self._host,
+                "attend": self._attend,
+                "attending": self._attending,
+                "heard": self._heard,
+                "deaf": self._deaf,
                 "drain": self.stop,
                 "stop": lambda: self.stop(Stop.NOW),
             },
@@ -87,12 +103,16 @@ class Worker(Service):
         return self._given.pop(address, [])
 
     async def open(self, config: Config) -> None:
-        """Listen on what the supervisor has bound."""
+        """Listen on what the supervisor has bound; the first worker serves the metrics of all."""
         await self._may_listen.wait()
         await self._listener.commit(config, self._listener.prepare(config))
+        if not self.number:
+            await self._metrics.open(config)
+            self._report_metrics()
 
-    async def moved_metrics(self, config: Config) -> None:
-        """Serve none: the supervisor does, for all."""
+    async def moved_metrics(self, config: Config) -> MetricsServer | None:
+        """Return it for the first worker."""
+        return None if self.number else await super().moved_metrics(config)
 
     async def move_console(self, config: Config) -> None:
         """Nothing: the supervisor has it."""
@@ -125,7 +145,7 @@ class Worker(Service):
         for key, allotment in list(self._allotments.items()):
             report = allotment.report()
             if report is not None:
-                news.append([key, allotment.round, report.count, report.want, report.wait])
+                news.append([key, allotment.round, *astuple(report)])
             elif allotment.forgotten:
                 del self._allotments[key]
         if news:
@@ -141,6 +161,81 @@ class Worker(Service):
         """Tell the budget how long clients have waited by now."""
         super().tick()
         self._report()
+
+    # -- what people see
+
+    async def rows(self, view: str) -> Rows:
+        """Return the rows of all workers as those of one pooler."""
+        parts = [[tuple(row) for row in part] for part in await self._ask_others("rows", view)]
+        return combined(view, [own_rows(self, view), *parts])
+
+    async def figures(self) -> Snapshot:
+        """Return those of all workers, added up."""
+        others = await self._ask_others("figures")
+        return merge([await super().figures(), *others], self.config.metrics.pool_limit)
+
+    async def obstacles(self) -> list[str]:
+        """Return those of any worker."""
+        found = [self.not_ready(), *await self._ask_others("obstacles")]
+        return list(dict.fromkeys(reason for reasons in found for reason in reasons))
+
+    async def _ask_others(self, name: str, *arguments: Any) -> list[Any]:
+        """Return what each other worker answers; of those that have ended, nothing."""
+        try:
+            answers: list[Any] = await self._channel.call("others", name, *arguments)
+        except (ChannelLost, TimeoutError):
+            return []
+        return answers
+
+    # -- one ear for all
+
+    def ear(self, pool: Pool) -> "FarEar":
+        """Return one that asks the supervisor; it may say that we are to have it."""
+        return FarEar(self._channel, pool.key)
+
+    def attending(self, pool: Pool, channels: frozenset[str]) -> None:
+        """Tell the others."""
+        self._channel.tell("attending", pool.key, sorted(channels), self._asked[pool.key])
+
+    def heard(self, pool: Pool, channel: str, body: bytes) -> None:
+        """Tell the others."""
+        self._channel.tell("heard", pool.key, channel, body.hex())
+
+    def deaf(self, pool: Pool) -> None:
+        """Tell the others."""
+        self._channel.tell("deaf", pool.key)
+
+    def _broadcast(self, key: list[str]) -> Broadcast | None:
+        pool = self.router.pools.get((key[0], key[1], key[2]))
+        return pool.broadcast if pool is not None else None
+
+    def _host(self, key: list[str]) -> None:
+        broadcast = self._broadcast(key)
+        if broadcast is None:
+            self._channel.tell("deaf", key)
+        else:
+            broadcast.host()
+
+    def _attend(self, key: list[str], channels: list[str], round_: int) -> None:
+        broadcast = self._broadcast(key)
+        if broadcast is not None:
+            self._asked[key[0], key[1], key[2]] = round_
+            broadcast.listen_for_others(frozenset(channels))
+
+    def _attending(self, key: list[str], channels: list[str]) -> None:
+        broadcast = self._broadcast(key)
+        if broadcast is not None:
+            broadcast.attending(frozenset(channels))
+
+    def _heard(self, key: list[str], body: str) -> None:
+        broadcast = self._broadcast(key)
+        if broadcast is not None:
+            broadcast.heard(bytes.fromhex(body))
+
+    def _deaf(self, key: list[str]) -> None:
+        broadcast = self._broadcast(key)
+        if broadcast is not None:
+            broadcast.lost()
 
     # -- clients
 
@@ -171,10 +266,9 @@ class Worker(Service):
         self._channel.tell("doubt", connection.address)
         return super().login_failed(connection, database, user)
 
-    def cancel_request(self, request: CancelRequest) -> None:
-        """Do it, or ask the others to: the client may be one of theirs."""
-        if not self.cancelled(request):
-            self._channel.tell("cancel", request.pid, request.secret.hex())
+    def ask_siblings(self, request: CancelRequest) -> None:
+        """Ask the other workers: the client may be one of theirs."""
+        self._channel.tell("cancel", request.pid, request.secret.hex())
 
     def _cancel(self, pid: int, secret: str) -> None:
         self.cancelled(CancelRequest(pid, bytes.fromhex(secret)))
@@ -213,6 +307,33 @@ class Worker(Service):
             for sock in sockets:
                 sock.close()
         self._given.clear()
+
+
+class FarEar:
+    """Has the one worker listen that has the ear; that may come to be this one."""
+
+    def __init__(self, channel: Channel, key: Key) -> None:
+        self._channel = channel
+        self._key = key
+        self._told: frozenset[str] = frozenset()
+
+    @property
+    def waiting(self) -> None:
+        """Its client is not of this process."""
+        return None
+
+    def enter(self, pool: Pool) -> None:
+        """Nothing is to be done."""
+
+    def attend(self, channels: frozenset[str]) -> None:
+        """Tell the supervisor, if it is news."""
+        if channels != self._told:
+            self._told = channels
+            self._channel.tell("hear", self._key, sorted(channels))
+
+    def leave(self) -> None:
+        """As above."""
+        self.attend(frozenset())
 
 
 def portion(whole: int, number: int, workers: int) -> int:

@@ -870,6 +870,22 @@ class World(Edge):
             self.session(server).cancel()
         server.pool.cancel_over(server, delivered=delivered)
 
+    def schema_changed(self, database: str, words: frozenset[bytes]) -> None:
+        """Tell the router."""
+        self.router.schema_changed(database, words)
+
+    def migrated(
+        self, server: Server, command: str, outline: str, seconds: float, waited: float
+    ) -> None:
+        """Note it."""
+        self.events.append(f"{command}: {outline}")
+
+    def migration_failed(
+        self, server: Server, sqlstate: str, outline: str, seconds: float, waited: float
+    ) -> None:
+        """Note it."""
+        self.events.append(f"failed with {sqlstate}: {outline}")
+
     def functions_changed(self, database: str) -> None:
         """Tell the router."""
         self.router.functions_changed(database)

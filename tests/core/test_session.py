@@ -196,3 +196,28 @@ def test_a_shelf_forgets_all_when_there_are_too_many() -> None:
 )
 def test_settable(name: str, settable: bool) -> None:
     assert session.settable(name) is settable
+
+
+@pytest.mark.parametrize(
+    ("statement", "whom"),
+    [
+        ("RESET ROLE", {"role"}),
+        (" set  role other ;", {"role"}),
+        ("SET SESSION ROLE NONE", {"role"}),
+        ("DISCARD ALL", {"role", "session_authorization"}),
+        ("RESET SESSION AUTHORIZATION", {"role", "session_authorization"}),
+        ("SET SESSION AUTHORIZATION DEFAULT", {"role", "session_authorization"}),
+        ("set session session authorization bob", {"role", "session_authorization"}),
+        ("SET LOCAL ROLE other", set()),
+        ("RESET ALL", set()),
+        ("RESET ROLE; SELECT 1", set()),
+        ("SELECT 1; RESET ROLE", set()),
+        ("SELECT 'RESET ROLE'", set()),
+        ("SET roles.x = 1", set()),
+        ("DISCARD PLANS", set()),
+    ],
+)
+def test_whom_a_statement_gives_up(statement: str, whom: set[str]) -> None:
+    text = statement.encode()
+    assert session.given_up(text + b"\0") == whom  # a Query
+    assert session.given_up(b"name\0" + text + b"\0\0\0") == whom  # a Parse

@@ -1,11 +1,18 @@
 """Many clients listen on few servers: each hears everything once, in order, from whom sent it."""
 
+import asyncio
+import resource
 import time
 
 import pytest
 
 from tests.conftest import RunWithConfig
+from tests.session_state.test_pins import metric
+from tests.support import rawclient as raw
+from tests.support.crowd import Connection, connect
+from tests.support.pooler import Pooler
 from tests.support.postgres import Postgres
+from tests.support.waiting import wait_until
 
 
 @pytest.mark.parametrize("pool_size", [3, 20])
@@ -102,3 +109,64 @@ def test_listeners_that_hold_every_server_do_not_keep_the_ear_from_one(
     finally:
         for listener in listeners:
             listener.close()
+
+
+SERVERS = 5
+
+
+@pytest.mark.parametrize("clients", [2000, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.timeout(600)
+def test_thousands_listen_on_one_server(run_with_config: RunWithConfig, clients: int) -> None:
+    """Each to a channel of all and to one of a few; while they do, others have the servers."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most < clients + 1000:
+        pytest.skip(f"SKIPPED: {clients} clients need more open files than {most}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    pooler = run_with_config(
+        auth={"type": "trust"},
+        databases={"*": {"pool_size": SERVERS}},
+        listen={"backlog": 1024},
+        limits={"max_client_connections": clients + 100},
+        logging={"log_connections": False, "log_disconnections": False},
+    )
+    asyncio.run(_thousands(pooler, clients))
+    wait_until(lambda: metric(pooler, "pooler_pinned_servers") == 0)
+
+
+async def _thousands(pooler: Pooler, clients: int) -> None:
+    gate = asyncio.Semaphore(100)
+
+    async def listener(number: int) -> Connection:
+        async with gate:
+            client = await connect(pooler.host, pooler.port, "app", "app")
+            listen = f"LISTEN everybody; LISTEN some{number % 20}"
+            assert [kind for kind, _ in await client.ask(raw.query(listen))] == [b"C", b"C", b"Z"]
+            return client
+
+    listeners = await asyncio.gather(*(listener(number) for number in range(clients)))
+    everyone = [await connect(pooler.host, pooler.port, "app", "app") for _ in range(SERVERS - 1)]
+    async with asyncio.timeout(60):
+        for other in everyone:  # all but one of the servers are free, for all who do not listen
+            assert (await other.ask(raw.query("BEGIN")))[-1] == (b"Z", b"T")
+        for other in everyone:
+            await other.ask(raw.query("COMMIT"))
+    for number in range(3):
+        await everyone[0].ask(raw.query(f"NOTIFY everybody, '{number}'"))
+        await everyone[1].ask(raw.query(f"NOTIFY some{number}, 'some'"))
+    async with asyncio.timeout(120):
+        for place, client in enumerate(listeners):
+            wanted = [f"everybody:{number}" for number in range(3)]
+            if place % 20 < 3:
+                wanted.append(f"some{place % 20}:some")
+            heard = []
+            for _ in wanted:
+                kind, body = await client.hear()
+                assert kind == b"A"
+                channel, payload, _ = body[4:].split(b"\0")
+                heard.append(f"{channel.decode()}:{payload.decode()}")
+            assert sorted(heard) == sorted(wanted)
+            assert [note for note in heard if "everybody" in note] == wanted[:3]
+        for client in listeners:  # nothing more, and nothing twice
+            assert (await client.ask(raw.query("SELECT 1")))[0][0] == b"T"
+    for client in (*listeners, *everyone):
+        await client.close()

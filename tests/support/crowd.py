@@ -40,7 +40,7 @@ class Tally:
     faults: list[str] = field(default_factory=list)
 
 
-class _Connection:
+class Connection:
     """The least of a client: send bytes, read messages up to ReadyForQuery."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -51,12 +51,15 @@ class _Connection:
         """Send, and read up to the next ReadyForQuery."""
         self._writer.write(data)
         messages: list[raw.Message] = []
-        while True:
-            header = await self._reader.readexactly(5)
-            kind, size = header[:1], struct.unpack("!i", header[1:])[0]
-            messages.append((kind, await self._reader.readexactly(size - 4)))
-            if kind == b"Z":
-                return messages
+        while not messages or messages[-1][0] != b"Z":
+            messages.append(await self.hear())
+        return messages
+
+    async def hear(self) -> raw.Message:
+        """Read one message."""
+        header = await self._reader.readexactly(5)
+        size = struct.unpack("!i", header[1:])[0]
+        return header[:1], await self._reader.readexactly(size - 4)
 
     async def close(self) -> None:
         """Say goodbye."""
@@ -65,10 +68,11 @@ class _Connection:
         await self._writer.wait_closed()
 
 
-async def _connect(plan: Plan) -> _Connection:
-    reader, writer = await asyncio.open_connection(plan.host, plan.port)
-    connection = _Connection(reader, writer)
-    await connection.ask(raw.startup_packet({"user": plan.user, "database": plan.database}))
+async def connect(host: str, port: int, user: str, database: str) -> Connection:
+    """Log in where that takes no password."""
+    reader, writer = await asyncio.open_connection(host, port)
+    connection = Connection(reader, writer)
+    await connection.ask(raw.startup_packet({"user": user, "database": database}))
     return connection
 
 
@@ -86,7 +90,7 @@ def _check(messages: list[raw.Message], *wanted: bytes | None) -> str:
     return "" if found == list(wanted) else f"wanted {wanted}, got {found}"
 
 
-async def _converse(connection: _Connection, dice: random.Random, tag: str) -> tuple[str, int]:
+async def _converse(connection: Connection, dice: random.Random, tag: str) -> tuple[str, int]:
     """One exchange of a random sort: what was wrong with it, and how many errors were wanted."""
     word = tag.encode()
     simple = raw.query(f"SELECT '{tag}'")
@@ -112,7 +116,7 @@ async def _member(plan: Plan, number: int, tally: Tally, end: float) -> None:
     dice = random.Random(plan.seed * 100_000 + number)
     clock = asyncio.get_running_loop().time
     while clock() < end:
-        connection = await _connect(plan)
+        connection = await connect(plan.host, plan.port, plan.user, plan.database)
         tally.logins += 1
         for round_ in range(dice.randrange(20, 200)):
             if clock() >= end:

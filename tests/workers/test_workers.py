@@ -1,10 +1,13 @@
 """Several workers are one pooler: one size, one limit, one cancel, one reload, one end."""
 
+import json
 import os
 import signal
 import threading
 import time
+import urllib.request
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -284,3 +287,33 @@ def test_min_pool_size_is_kept_warm_once(
         wait_until(lambda: backends() == 3)
         time.sleep(0.3)
         assert backends() == 3
+
+
+def test_what_people_see_is_one_pooler(
+    run_with_config: RunWithConfig, make_database: Callable[[], str]
+) -> None:
+    database = make_database()
+    pooler = run_with_config(workers=3, databases={"*": {"pool_size": 6}})
+
+    def get(path: str) -> str:
+        url = f"http://127.0.0.1:{pooler.metrics_port}{path}"
+        with urllib.request.urlopen(url, timeout=20) as answer:
+            text: str = answer.read().decode()
+            return text
+
+    with ExitStack() as stack:
+        clients = [stack.enter_context(pooler.connect(dbname=database)) for _ in range(12)]
+        for client in clients:
+            client.execute("SELECT 1")
+        view = json.loads(get(f"/api/clients?database={database}"))
+        assert view["total"] == 12
+        numbers = [row[[c["name"] for c in view["columns"]].index("id")] for row in view["rows"]]
+        assert len(set(numbers)) == 12
+        assert f'pooler_clients{{database="{database}",user="app",state="idle"}} 12' in get(
+            "/metrics"
+        )
+        assert json.loads(get("/readyz"))["status"] == "ready"
+        os.kill(worker_pids(pooler)[-1], signal.SIGKILL)
+        pooler.wait_for_log(10, event="worker restarted")
+        assert json.loads(get("/healthz"))["status"] == "ok"
+        assert 0 < json.loads(get(f"/api/clients?database={database}"))["total"] < 12
