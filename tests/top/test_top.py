@@ -139,15 +139,19 @@ def test_rows_are_filtered_sorted_and_held(watched: Pooler, top: Callable[..., T
         terminal.wait("7 clients", "busy")
         terminal.press("s")  # around to the first column
         terminal.wait("Id▼")
-        identities = [line.split()[0] for line in terminal.lines if " app  " in line]
+        until(lambda: _identities(terminal), list("654321"))
         terminal.press("r")
         terminal.wait("Id▲")
-        assert [line.split()[0] for line in terminal.lines if " app " in line] == identities[::-1]
+        until(lambda: _identities(terminal), list("123456"))
         terminal.press(" ")
         terminal.wait("held")
         with watched.connect(dbname="other"):
             terminal.press(" ")
             terminal.wait("live", "8 clients")
+
+
+def _identities(terminal: Terminal) -> list[str]:
+    return [line.split()[0] for line in terminal.lines if " app  " in line]
 
 
 def test_names_are_text_and_nothing_else(watched: Pooler, top: Callable[..., Terminal]) -> None:
