@@ -139,10 +139,10 @@ def test_rows_are_filtered_sorted_and_held(watched: Pooler, top: Callable[..., T
         terminal.wait("7 clients", "busy")
         terminal.press("s")  # around to the first column
         terminal.wait("Id▼")
-        until(lambda: _identities(terminal), list("654321"))
+        until(lambda: _identities(terminal), list("7654321"))
         terminal.press("r")
         terminal.wait("Id▲")
-        until(lambda: _identities(terminal), list("123456"))
+        until(lambda: _identities(terminal), list("1234567"))
         terminal.press(" ")
         terminal.wait("held")
         with watched.connect(dbname="other"):
