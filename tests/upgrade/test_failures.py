@@ -1,5 +1,6 @@
 """When the new process fails, the old one has never stopped serving; when the old one is killed."""
 
+import json
 import os
 import signal
 import socket
@@ -11,9 +12,9 @@ import psycopg
 import pytest
 
 from tests.adversity.witness import Census, Witness, login, until
+from tests.support import rawclient as raw
 from tests.support.postgres import Postgres
 from tests.upgrade.conftest import StartLine
-from tests.upgrade.line import Line
 
 
 def children(pid: int) -> list[int]:
@@ -89,53 +90,52 @@ def test_the_old_process_is_killed(start_line: StartLine) -> None:
         line.upgrade()
 
 
-def ask(line: Line, *options: str) -> "subprocess.CompletedProcess[str]":
+def ask(*options: str) -> "subprocess.CompletedProcess[str]":
     """Run `pooler upgrade`."""
     command = [sys.executable, "-m", "pooler", "upgrade", *options]
     return subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
 
 
 def test_the_command_tells_the_outcome(start_line: StartLine, tmp_path: Path) -> None:
-    path = tmp_path / "upgrade.sock"
-    line = start_line(upgrade={"socket": str(path)})
-    assert path.stat().st_mode & 0o777 == 0o600
+    line = start_line(admin={"socket": str(tmp_path / "admin.sock")})
+    where = ("--socket", str(tmp_path / "admin.sock"))
     with Witness(line):
         seen = len(line.log)
-        done = ask(line, str(line.config_path))
+        done = ask(*where, "--json")
         assert done.returncode == 0, done.stderr
         pid = line.event(seen, event="replaced")["successor"]
-        assert done.stdout == f"process {pid} serves\n"
+        assert json.loads(done.stdout) == [{"pid": pid}]
         line.follow(pid)
         line.event(seen, event="upgraded")
         good = line.config
-        bad = {**good, "databases": {"*": {"pool_size": -1, "host": "127.0.0.1"}}}
-        broken = tmp_path / "socket.yaml"
-        broken.write_bytes(line.config_path.read_bytes())
-        line._write(bad)
-        failed = ask(line, str(broken))
+        line._write({**good, "defaults": {"pool_size": -1}})
+        failed = ask(*where)
         assert failed.returncode == 1
         assert "pool_size" in failed.stderr
         line._write(good)
-    assert ask(line, "--pid", "999999999").returncode == 1
-    nobody = tmp_path / "nobody.yaml"
-    text = line.config_path.read_text().replace("upgrade.sock", "nothing.sock")
-    nobody.write_text(text)
-    absent = ask(line, str(nobody))
-    assert absent.returncode == 1
-    assert "nothing.sock" in absent.stderr
 
 
-def test_strangers_cannot_ask(start_line: StartLine, tmp_path: Path) -> None:
-    """What is no request is refused, and an endless one cut off."""
-    path = tmp_path / "upgrade.sock"
-    line = start_line(upgrade={"socket": str(path)})
-    for nonsense in (b"\n", b"{}\n", b'{"do": "end"}\n', b"x" * 100_000 + b"\n"):
-        with socket.socket(socket.AF_UNIX) as sock:
-            sock.settimeout(10)
-            sock.connect(str(path))
-            sock.sendall(nonsense)
-            assert b'"ok": false' in sock.recv(1000)
-    with line.connect() as client:
-        assert client.execute("SELECT 1").fetchone() == (1,)
-    with pytest.raises(psycopg.OperationalError):
-        psycopg.connect(line.dsn(password="wrong"))
+def test_what_operators_have_changed_stays_so(start_line: StartLine, tmp_path: Path) -> None:
+    """A pause, a disabled database, a SET."""
+    line = start_line(admin={"socket": str(tmp_path / "admin.sock")})
+
+    def ctl(*words: str) -> str:
+        command = [sys.executable, "-m", "pooler", "ctl", "--socket", str(tmp_path / "admin.sock")]
+        done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    with login(line) as client:
+        client.values("SELECT 1")
+        ctl("set", "defaults.pool_size=3")
+        ctl("disable", "other")
+        ctl("pause", "app")
+        client.send(raw.query("SELECT 'after the pause'"))
+        line.upgrade()
+        assert client.is_silent()
+        with pytest.raises(psycopg.OperationalError, match="disabled"):
+            line.connect(dbname="other")
+        ctl("resume", "app")
+        assert raw.rows(client.read_until()) == [[b"after the pause"]]
+        assert line.log_contains(event="replaced")
+        assert "3" in ctl("show", "config").split("defaults.pool_size")[1].splitlines()[0]
