@@ -15,6 +15,7 @@ from tests.adversity.witness import Census, Witness, login, until
 from tests.support import rawclient as raw
 from tests.support.postgres import Postgres
 from tests.upgrade.conftest import StartLine
+from tests.upgrade.line import measured
 
 
 def children(pid: int) -> list[int]:
