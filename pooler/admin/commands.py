@@ -266,7 +266,7 @@ def _path(name: str) -> Path:
     if section in ("databases", "users"):
         entry, _, key = rest.rpartition(".")
         return (section, entry, key.lower())
-    return (section.lower(), *rest.lower().split("."))
+    return (section.lower(), *(rest.lower().split(".") if rest else ()))
 
 
 def _is_of_an_entry(service: "Service", path: Path) -> bool:
