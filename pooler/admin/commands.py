@@ -302,6 +302,13 @@ async def _reload(service: "Service", overlay: dict[Path, str]) -> list[Change]:
 # -- the end
 
 
+async def upgrade(service: "Service") -> int:
+    """Have a new process take over; return its process id when it serves."""
+    pid = await service.upgrades.start()
+    _log("UPGRADE", successor=pid)
+    return pid
+
+
 async def shutdown(service: "Service", how: Stop, seconds: float | None = None) -> None:
     """Begin to end the pooler."""
     _log("SHUTDOWN", how=how.value)
