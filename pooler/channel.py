@@ -122,10 +122,12 @@ class Channel:
                 )
             except (BlockingIOError, InterruptedError):
                 sent = 0
-            except OSError:
+            except OSError:  # it has gone: what it said last is still to be read, and then its end
                 _close(files)
-                self._fail()
-                return
+                for _, left in self._unsent:
+                    _close(left)
+                self._unsent.clear()
+                break
             self._unsent_size -= sent
             if sent:
                 _close(files)
@@ -140,7 +142,9 @@ class Channel:
 
     def _read(self) -> None:
         try:
-            data, files, _, _ = socket.recv_fds(self._sock, _CHUNK, FILES_LIMIT)
+            data, files, _, _ = socket.recv_fds(
+                self._sock, _CHUNK, FILES_LIMIT, socket.MSG_CMSG_CLOEXEC
+            )
         except (BlockingIOError, InterruptedError):
             return
         except OSError:

@@ -7,16 +7,23 @@ import argparse
 import json
 import os
 import resource
+import signal
 import socket
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 import uvloop
 
 import pooler
-from pooler import healthcheck, importer
+from pooler import ctl, healthcheck, importer
 from pooler.config import Config, ConfigError, Overrides, json_schema, load
+from pooler.handover import VARIABLE
+from pooler.handover.control import ask
+from pooler.handover.giver import LAST_WORDS, START_LIMIT
+from pooler.handover.taker import Taker
+from pooler.reload import Overlay, problems_of
 from pooler.service import Service
 
 FAILED: Final = 1
@@ -63,6 +70,13 @@ def _parser() -> tuple[argparse.ArgumentParser, tuple[str, ...]]:
     _add_configuration(check)
     check.set_defaults(command=_check)
 
+    upgrade = commands.add_parser(
+        "upgrade", help="replace the running pooler by a new process, unnoticed by its clients"
+    )
+    _add_configuration(upgrade)
+    upgrade.add_argument("--pid", type=int, help="the process to be replaced; else upgrade.socket")
+    upgrade.set_defaults(command=_upgrade)
+
     doctor = commands.add_parser("doctor", help="check that each configured database answers")
     _add_configuration(doctor)
     doctor.set_defaults(command=_doctor)
@@ -81,6 +95,8 @@ def _parser() -> tuple[argparse.ArgumentParser, tuple[str, ...]]:
     convert.add_argument("-o", "--output", metavar="FILE", help="(default: standard output)")
     convert.set_defaults(command=_import)
 
+    ctl.add_parser(commands)
+
     schema = commands.add_parser("schema", help="print the JSON Schema of the configuration file")
     schema.set_defaults(command=_schema)
     return parser, tuple(commands.choices)
@@ -95,8 +111,9 @@ def _add_configuration(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metrics", metavar="HOST:PORT", help='address of /metrics, "" for none')
 
 
-def _load(options: argparse.Namespace) -> Config:
-    overrides = Overrides(options.upstream, options.listen, options.metrics)
+def _load(options: argparse.Namespace, overlay: Overlay | None = None) -> Config:
+    settings = tuple((overlay or {}).items())
+    overrides = Overrides(options.upstream, options.listen, options.metrics, settings)
     if options.ini is not None:
         form = importer.ini_form
         return load(options.ini, environ=os.environ, overrides=overrides, form=form)
@@ -114,23 +131,30 @@ def _run(options: argparse.Namespace) -> int:
 
 
 async def _serve(options: argparse.Namespace) -> int:
-    def read() -> Config:
-        return _load(options)
-
-    config = read()
+    read = partial(_load, options)
     if options.worker is not None:
         from pooler.workers.worker import Worker  # as few need it
 
         number, workers = options.worker[0].split("/")
         channel = socket.socket(fileno=int(options.worker[1]))
-        await Worker(read, config, int(number), int(workers), channel).run()
-    elif config.workers > 1:
+        await Worker(read, read(), int(number), int(workers), channel).run()
+        return 0
+    file = os.environ.pop(VARIABLE, "")
+    taker = Taker(socket.socket(fileno=int(file))) if file else None
+    try:
+        config = read()
+        if config.workers > 1 and taker is not None:
+            raise OSError("a pooler with several workers cannot take over: restart it")
+    except (ConfigError, OSError) as error:
+        if taker is not None:
+            await taker.refuse("; ".join(problems_of(error)))
+        raise
+    if config.workers > 1:
         from pooler.workers.supervisor import Supervisor
 
         command = (sys.executable, "-m", "pooler", *options.given, "--worker")
         return await Supervisor(read, config, command).run()
-    else:
-        await Service(read, config).run()
+    await Service(read, config, taker).run()
     return 0
 
 
@@ -145,6 +169,32 @@ def _check(options: argparse.Namespace) -> int:
     config = _load(options)
     print(f"{config.source or 'configuration'}: ok, {len(config.databases)} database(s)")
     return 0
+
+
+def _upgrade(options: argparse.Namespace) -> int:
+    if options.pid is not None:
+        try:
+            os.kill(options.pid, signal.SIGUSR2)
+        except OSError as error:
+            print(f"pooler: process {options.pid}: {error.strerror}", file=sys.stderr)
+            return FAILED
+        print(f"process {options.pid} was asked; its log tells the outcome")
+        return 0
+    config = _load(options)
+    path = config.upgrade.socket
+    if config.workers > 1:
+        print("pooler: with several workers it has to be restarted", file=sys.stderr)
+        return FAILED
+    if not path:
+        print("pooler: upgrade.socket is not set; use --pid, or set it", file=sys.stderr)
+        return MISUSED
+    try:
+        done, words = ask(path, START_LIMIT + LAST_WORDS)
+    except OSError as error:
+        print(f"pooler: {error}", file=sys.stderr)
+        return FAILED
+    print(words if done else f"pooler: {words}", file=sys.stdout if done else sys.stderr)
+    return 0 if done else FAILED
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -4,6 +4,8 @@ The dashboard has the rest.
 """
 
 import asyncio
+import socket
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -11,7 +13,7 @@ from aiohttp import web
 from pooler.config import Settings
 from pooler.dashboard import Dashboard
 from pooler.metrics import CONTENT_TYPE, exposition
-from pooler.sockets import socket_address, tcp_sockets
+from pooler.sockets import socket_address
 
 if TYPE_CHECKING:
     from pooler.service import Service
@@ -25,9 +27,10 @@ class MetricsServer:
         self._dashboard = Dashboard(service)
         self._runner: web.AppRunner | None = None
         self.addresses: list[str] = []
+        self.sockets: list[socket.socket] = []
 
-    async def open(self, settings: Settings) -> None:
-        """Listen where `metrics.listen` says, if it does; OSError."""
+    async def open(self, settings: Settings, kept: Sequence[socket.socket] = ()) -> None:
+        """Listen where `metrics.listen` says, if it does, or on sockets that do; OSError."""
         address = settings.metrics.address
         if address is None:
             return
@@ -36,12 +39,22 @@ class MetricsServer:
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
         self._dashboard.add_to(app)
-        sockets = tcp_sockets(*address, reuse_port=False)
+        sockets = list(kept) or self._service.bind_metrics(*address)
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
         await self._runner.setup()
         for sock in sockets:
             await web.SockSite(self._runner, sock).start()
         self.addresses = [socket_address(sock) for sock in sockets]
+        self.sockets = sockets
+
+    async def suspend(self) -> list[socket.socket]:
+        """Accept nobody, and answer who is connected; return sockets of the same addresses."""
+        kept = [sock.dup() for sock in self.sockets]
+        self.addresses = []
+        if self._runner is not None:
+            for site in list(self._runner.sites):
+                await site.stop()
+        return kept
 
     async def close(self) -> None:
         """Stop listening; answers under way have a moment to be finished."""

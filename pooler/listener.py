@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable
 
 from pooler.config import Settings
-from pooler.sockets import socket_address, tcp_sockets, unix_socket
+from pooler.sockets import set_access, socket_address, tcp_sockets, unix_socket
 
 Address = tuple[str, ...]
 """What identifies a listening socket: with another value it is another one."""
@@ -27,14 +27,20 @@ class Listener:
     ) -> None:
         self._factory = factory
         self._bind = bind
-        self._owner = owner  # of the unix sockets' paths: others may serve them, too
+        self.owner = owner  # of the unix sockets' paths: others may serve them, too
         self._open: dict[Address, list[socket.socket]] = {}
+        self._suspended: dict[Address, list[socket.socket]] = {}
         self._servers: dict[Address, asyncio.Server] = {}
 
     @property
     def addresses(self) -> list[str]:
         """Where we listen."""
         return [socket_address(sock) for sockets in self._open.values() for sock in sockets]
+
+    @property
+    def sockets(self) -> dict[Address, list[socket.socket]]:
+        """What we listen on."""
+        return self._open
 
     def prepare(self, settings: Settings) -> dict[Address, list[socket.socket]]:
         """Bind what `settings` want and is not open yet; OSError, and then nothing is."""
@@ -52,7 +58,7 @@ class Listener:
         """Close what `prepare` bound."""
         for sockets in bound.values():
             for sock in sockets:
-                if self._owner:
+                if self.owner:
                     unlink(sock)
                 sock.close()
 
@@ -75,6 +81,25 @@ class Listener:
         for address in set(self._open) - set(wanted(settings)):
             self._stop(address)
 
+    def suspend(self) -> None:
+        """Accept nobody: who connects waits in the kernel, until `resume` or another process."""
+        for address, sockets in list(self._open.items()):
+            self._suspended[address] = [sock.dup() for sock in sockets]
+            for sock in sockets:
+                self._servers.pop((*address, str(sock.fileno()))).close()
+        self._open.clear()
+
+    async def resume(self, settings: Settings) -> None:
+        """Accept again."""
+        suspended, self._suspended = self._suspended, {}
+        await self.commit(settings, suspended)
+
+    def release(self) -> None:
+        """Leave what was suspended to the other process."""
+        self.owner = False
+        self.discard(self._suspended)
+        self._suspended = {}
+
     def close(self) -> None:
         """Stop listening."""
         for address in list(self._open):
@@ -83,7 +108,7 @@ class Listener:
     def _stop(self, address: Address) -> None:
         for sock in self._open.pop(address):
             server = self._servers.pop((*address, str(sock.fileno())))
-            if self._owner:
+            if self.owner:
                 unlink(sock)
             server.close()
 
@@ -102,6 +127,16 @@ def bind(settings: Settings, address: Address) -> list[socket.socket]:
         return tcp_sockets(address[1], listen.port, reuse_port=listen.reuse_port)
     directory, mode, group = address[1], listen.unix_socket_mode, listen.unix_socket_group
     return [unix_socket(directory, listen.port, mode, group)]
+
+
+def adapt(settings: Settings, address: Address, sockets: list[socket.socket]) -> None:
+    """Have sockets that another process has bound be as these settings say; OSError."""
+    listen = settings.listen
+    for sock in sockets:
+        if address[0] == "unix":
+            set_access(sock.getsockname(), listen.unix_socket_mode, listen.unix_socket_group)
+        elif listen.reuse_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
 
 
 def wanted(settings: Settings) -> list[Address]:

@@ -5,6 +5,7 @@ here or handed on, what it reports is logged. A reload applies whole or not at a
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 import secrets
@@ -19,16 +20,20 @@ from typing import Any, Final, NamedTuple, cast
 import pooler
 from pooler import logs
 from pooler.admin import views
+from pooler.admin.console import Console
 from pooler.admin.errors import Errors
+from pooler.admin.socket import AdminSocket
 from pooler.admin.stats import Periods
 from pooler.admin.view import Rows
 from pooler.auth import Authenticator, Connection
 from pooler.authquery import AuthQuery
 from pooler.config import Change, Config, ConfigError, Settings, changes
 from pooler.core import overdue
+from pooler.core.budget import PoolName
 from pooler.core.client import Client
 from pooler.core.edge import Edge
 from pooler.core.errors import CloseReason, PoolerError, ServerFault
+from pooler.core.limits import Allotment
 from pooler.core.pins import Pin
 from pooler.core.pool import Pool
 from pooler.core.routes import Router
@@ -36,17 +41,28 @@ from pooler.core.server import Server
 from pooler.core.settings import Route
 from pooler.dialer import Dialer
 from pooler.greeter import Greeter
+from pooler.handover import control
+from pooler.handover.control import Control
+from pooler.handover.giver import left_behind
+from pooler.handover.taker import Taker
+from pooler.handover.upgrades import Upgrades
 from pooler.http import MetricsServer
-from pooler.listener import Address, Listener, bind
+from pooler.listener import Address, Listener, adapt, bind
 from pooler.metrics import Snapshot, Tally, snapshot
 from pooler.notify import notify, reloading
-from pooler.sockets import hung_up
+from pooler.peers import Peers, sent_on
+from pooler.reload import Load, Overlay, ReloadRefused, problems_of
+from pooler.shutdown import Stop
+from pooler.sockets import hung_up, tcp_sockets
 from pooler.throttle import Throttle
 from pooler.tls import Tls
 from pooler.watch import watch
 from pooler.wire import codes
 from pooler.wire.parse import CancelRequest
 from pooler.wire.scram import Keyring
+
+METRICS: Final = "metrics"
+"""The kind of the listening sockets that are not for clients, in an upgrade."""
 
 TICK: Final = 0.1
 """Seconds between looks at the time limits."""
@@ -62,34 +78,26 @@ ROUTES: Final = 1000
 LAST_WORDS: Final = 2.0
 """Seconds for servers to end their sessions and clients to read why, when all else is done."""
 
-Load = Callable[[], Config]
-
 
 class Prepared(NamedTuple):
     """A configuration that can be gone by: its addresses are bound."""
 
     config: Config
+    overlay: Overlay
     bound: dict[Address, list[socket.socket]]
     metrics: MetricsServer | None
     """Serves the new address, where it is another."""
 
 
-class ReloadRefused(Exception):
-    """A configuration cannot be gone by, and nothing has changed."""
-
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__("; ".join(problems))
-        self.problems = problems
-
-
 class Service(Edge):
     """One pooler."""
 
-    def __init__(self, load: Load, config: Config) -> None:
-        """`config` is what `load` has given just now."""
+    def __init__(self, load: Load, config: Config, taker: Taker | None = None) -> None:
+        """`config` is what `load` has given just now; `taker`, if another process is replaced."""
         # for ever
-        self._load = load
+        self.load = load
         self.now = time.monotonic  # type: ignore[method-assign]  # asked several times a transaction
+        self.overlay: Overlay = {}
         self.config = config
         self.login_key = secrets.token_bytes(32)
         self.randbytes = secrets.token_bytes
@@ -101,12 +109,23 @@ class Service(Edge):
         self._listener = Listener(lambda: Greeter(self), self.bind)
         self._dialer = Dialer(lambda: self.config, self.randbytes, random.random, self.keyring)
         self._metrics = MetricsServer(self)
+        self.console = Console(self)
+        self._admin = AdminSocket(lambda: Greeter(self, console_only=True))
+        self.upgrades = Upgrades(self, taker)
+        self._control = Control(self)
+        self.peers = Peers(lambda: self.config, self.now)
+        if taker is not None:
+            taker.begin(self)
+            self._listener.owner = False  # for now
         # now
         self._greeters: set[Greeter] = set()
         self._reload_wanted = asyncio.Event()
-        self._stop_wanted = asyncio.Event()
-        self._stop_now = asyncio.Event()
+        self._reloading = asyncio.Lock()
+        self._stop: Stop | None = None
+        self._stop_timeout: float | None = None
+        self._stop_changed = asyncio.Event()
         self._ticks = 0
+        self._kept: list[socket.socket] = []  # of Prometheus, while suspended
         # counted
         self.tally = Tally()
         self.last_changes: list[Change] = []
@@ -126,6 +145,7 @@ class Service(Edge):
     def wake(self, pool: Pool) -> None:
         """Have the dialer ask the pool what it wants."""
         self._dialer.wake(pool)
+        self.upgrades.waits(pool)
 
     def cancel(self, server: Server) -> None:
         """Have the dialer deliver a cancel."""
@@ -143,8 +163,47 @@ class Service(Edge):
         """Have the pools of this database look at its functions again."""
         self.router.functions_changed(database)
 
+    def schema_changed(self, database: str, words: frozenset[bytes]) -> None:
+        """Have the pools of this database prepare statements anew."""
+        self.router.schema_changed(database, words)
+
+    def migrated(
+        self, server: Server, command: str, outline: str, seconds: float, waited: float
+    ) -> None:
+        """Log it."""
+        logs.event(
+            logging.INFO,
+            "schema changed",
+            **_migration(server, outline, seconds, waited),
+            command=command,
+        )
+
+    def migration_failed(
+        self, server: Server, sqlstate: str, outline: str, seconds: float, waited: float
+    ) -> None:
+        """Log it."""
+        logs.event(
+            logging.WARNING,
+            "schema change failed",
+            **_migration(server, outline, seconds, waited),
+            sqlstate=sqlstate,
+        )
+
+    def depart(self, client: Client) -> None:
+        """Have it move, once the current callback is over."""
+        self.upgrades.depart(client)
+
+    def allotment(self, pool: PoolName) -> Allotment | None:
+        """Ask the upgrade under way, if there is one."""
+        return self.upgrades.allotment(pool)
+
+    def short(self, allotment: Allotment) -> None:
+        """Tell the upgrade under way."""
+        self.upgrades.short(allotment)
+
     def client_opened(self, client: Client) -> None:
         """Count and log it."""
+        self.upgrades.depart(client)
         if not client.internal:
             self.tally.open("client", client.transport.get_extra_info("tls"))
         if self.config.logging.log_connections and not client.internal:
@@ -263,7 +322,7 @@ class Service(Edge):
 
     def greeting(self, greeter: Greeter) -> bool:
         """Count a connection that starts its login; False: there are too many."""
-        limit = self.router.clients.limit
+        limit = 0 if greeter.console_only else self.router.clients.limit
         if limit and len(self._greeters) + self.router.clients.count >= limit + LOGINS_BEYOND_LIMIT:
             return False
         self._greeters.add(greeter)
@@ -283,17 +342,37 @@ class Service(Edge):
         self.authquery.doubt(database, user)
         return self.throttle.failed(connection.address)
 
-    def cancel_request(self, request: CancelRequest) -> None:
-        """Do what a CancelRequest asks for, if its key is right; there is no answer to it."""
-        if not self.cancelled(request):
-            self.tally.unknown_cancels += 1
+    def cancel_request(
+        self, request: CancelRequest, address: str
+    ) -> Coroutine[Any, Any, None] | None:
+        """Do what a CancelRequest from `address` asks for, if its key is right.
+
+        There is no answer to it; what is returned, if anything, has to be awaited first.
+        """
+        of_a_peer = sent_on(request)
+        asked = of_a_peer or request
+        if self.cancelled(asked):
+            return None
+        self.ask_siblings(asked)
+        if of_a_peer is None and self.peers.worth_asking(asked.pid):
+            return self.peers.ask(asked, address)
+        self.tally.unknown_cancels += 1
+        return None
+
+    def ask_siblings(self, request: CancelRequest) -> None:
+        """Have the other processes of this pooler look for the client."""
+        self.upgrades.cancel(request.pid, request.secret)
+
+    def cancel_with(self, pid: int, secret: str) -> None:
+        """Do what another process was asked for, whose client it is not."""
+        self.cancelled(CancelRequest(pid, bytes.fromhex(secret)))
 
     def cancelled(self, request: CancelRequest) -> bool:
         """Do it, and return whether the key is one of ours."""
-        client = self.router.keys.find(request.pid, request.secret)
-        if client is not None:
-            client.pool.cancel_client(client)
-        return client is not None
+        holder = self.router.keys.find(request.pid, request.secret)
+        if holder is not None:
+            holder.cancel()
+        return holder is not None
 
     def refused(
         self,
@@ -337,7 +416,7 @@ class Service(Edge):
 
     def not_ready(self) -> list[str]:
         """Return why clients should not be sent here, nothing if they should."""
-        if self.router.ending is not None:
+        if self.stopping:
             return ["the pooler is shutting down"]
         return [
             f"no server of database {pool.database}, user {pool.user}: {pool.supply.last_error}"
@@ -352,9 +431,20 @@ class Service(Edge):
         """Where clients can connect to."""
         return self._listener.addresses
 
-    def stop(self) -> None:
-        """Let clients finish their transactions, then end; the second time, end at once."""
-        (self._stop_now if self._stop_wanted.is_set() else self._stop_wanted).set()
+    @property
+    def stopping(self) -> bool:
+        """True once the end has begun."""
+        return self._stop is not None
+
+    def stop(self, how: Stop = Stop.SERVERS, timeout: float | None = None) -> None:
+        """End, `timeout` seconds from now at the latest; with the same wish again: at once.
+
+        Without a `timeout` it is `shutdown_timeout`, or none where clients are waited for.
+        """
+        if self._stop is not None and how.haste <= self._stop.haste:
+            how = Stop.NOW
+        self._stop, self._stop_timeout = how, timeout
+        self._stop_changed.set()
 
     async def run(self) -> None:
         """Serve until told to stop; OSError when an address cannot be had."""
@@ -372,32 +462,60 @@ class Service(Edge):
         for note in config.notes:
             logs.event(logging.WARNING, "setting not supported", setting=note)
         self._apply(config)
+        try:
+            await self.open(config)
+        except BaseException as error:
+            if self.upgrades.taker is not None:
+                await self.upgrades.taker.refuse(str(error) or type(error).__name__)
+            raise
         self.tally.reloaded_at = _wall_clock()
-        await self.open(config)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
-        loop.add_signal_handler(signal.SIGQUIT, self._stop_now.set)
+        loop.add_signal_handler(signal.SIGQUIT, self.stop, Stop.NOW)
         tasks = [loop.create_task(task) for task in (self._tick(), *self.duties())]
         self.ready()
         try:
-            await either(self._stop_wanted, self._stop_now)
+            await either(self._stop_changed, self.upgrades.replaced)
+            if not self.stopping:
+                self.stop()
             await self._drain()
         finally:
             for task in tasks[1:]:
                 task.cancel()
             await self._close(tasks[0])
+            self.upgrades.close()
 
     # what a worker does otherwise
 
     def bind(self, config: Settings, address: Address) -> list[socket.socket]:
         """Return what listens on `address`; OSError."""
-        return bind(config, address)
+        given = self.upgrades.given(*address[:3])
+        if not given:
+            return bind(config, address)
+        adapt(config, address, given)
+        return given
+
+    def bind_metrics(self, host: str, port: int) -> list[socket.socket]:
+        """Return what listens for Prometheus; OSError."""
+        given = self.upgrades.given(METRICS, host, str(port))
+        return given or tcp_sockets(host, port, reuse_port=False)
 
     async def open(self, config: Config) -> None:
-        """Listen, for clients and for Prometheus."""
-        await self._listener.commit(config, self._listener.prepare(config))
+        """Listen, for clients, for Prometheus, and for those who operate the pooler."""
+        taker = self.upgrades.taker
+        if taker is not None:
+            await taker.may_prepare()
+        bound = self._listener.prepare(config)
+        if taker is not None:
+            await taker.may_serve()
+            self._listener.owner = True
+        await self._listener.commit(config, bound)
         await self._metrics.open(config)
+        await self._control.open(config.upgrade.socket)
+        await self._admin.open(config.admin.socket)
         self._report_addresses()
+        if taker is not None:
+            taker.serves()
 
     async def moved_metrics(self, config: Config) -> MetricsServer | None:
         """Return what serves the new address for Prometheus; OSError."""
@@ -405,9 +523,15 @@ class Service(Edge):
         await server.open(config)
         return server
 
+    async def move_console(self, config: Config) -> None:
+        """Have the console's socket where it is to be now; OSError."""
+        await self._admin.open(config.admin.socket)
+
     def duties(self) -> list[Coroutine[Any, Any, None]]:
         """Return what is to be done beside serving."""
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, self._reload_as_asked)
+        loop.add_signal_handler(signal.SIGUSR2, self.upgrades.ask)
         files = watch(lambda: self.config.files, lambda: self.config.seen, self._reload_wanted.set)
         return [self._reload_when_asked(), files]
 
@@ -430,6 +554,7 @@ class Service(Edge):
     def _apply(self, config: Config) -> None:
         """Have the core go by `config`, and warm up the pools whose user is known."""
         self.config = config
+        self.router.keys.peer = config.peers.id
         limits = config.limits
         self.router.configure(
             lru_cache(ROUTES)(partial(self.resolve, config)),
@@ -438,6 +563,7 @@ class Service(Edge):
             config.auth_route,
         )
         self.authquery.clear()
+        self.upgrades.configured()
         for name, database in config.databases.items():
             if database.user and name != "*":
                 route = self.resolve(config, name, database.user)
@@ -456,6 +582,8 @@ class Service(Edge):
     def _report_metrics(self) -> None:
         for address in self._metrics.addresses:
             logs.event(logging.INFO, "metrics", address=address)
+        if self._admin.path:
+            logs.event(logging.INFO, "console", address=self._admin.path)
 
     async def _tick(self) -> None:
         while True:
@@ -465,6 +593,10 @@ class Service(Edge):
     def tick(self) -> None:
         """Look at the time limits."""
         self._ticks += 1
+        self.upgrades.tick()
+        for scope in self.router.holds.over(self.now()):
+            self.router.hold()
+            logs.event(logging.INFO, "resumed", scope=str(scope), why="its time is over")
         for pool in list(self.router.pools.values()):
             overdue.enforce(pool)
             if self._ticks % SECOND == 0:
@@ -476,39 +608,56 @@ class Service(Edge):
 
     # -- reload
 
+    def _reload_as_asked(self) -> None:
+        """Go by the files alone, as SIGHUP wants."""
+        self.overlay = {}
+        self._reload_wanted.set()
+
     async def _reload_when_asked(self) -> None:
         while True:
             await self._reload_wanted.wait()
             self._reload_wanted.clear()
+            if self.upgrades.handed_over:  # the file is the other process's
+                continue
             notify(*reloading())
-            await self.reload()
+            with contextlib.suppress(ReloadRefused):  # which has been logged
+                await self.reload(self.overlay)
             notify("READY=1")
 
-    async def reload(self) -> None:
-        """Load the configuration anew and go by it, or say why not and change nothing."""
-        try:
-            prepared = await self.prepare_reload()
-        except ReloadRefused as refused:
-            self.tally.reload(_wall_clock(), ok=False)
-            for problem in refused.problems:
-                self.errors.note(self.now(), "reload failed", "", "", "F0000", problem)
-            logs.event(logging.ERROR, "reload failed", problems=refused.problems)
-            return
-        await self.commit_reload(prepared)
+    async def reload(self, overlay: Overlay) -> list[Change]:
+        """Load the configuration anew, with what is SET on top, and go by it.
 
-    async def prepare_reload(self) -> Prepared:
+        Returns what is different now; ReloadRefused: nothing is.
+        """
+        async with self._reloading:
+            try:
+                prepared = await self.prepare_reload(overlay)
+            except ReloadRefused as refused:
+                self.tally.reload(_wall_clock(), ok=False)
+                for problem in refused.problems:
+                    code = codes.CONFIG_FILE_ERROR
+                    self.errors.note(self.now(), "reload failed", "", "", code, problem)
+                logs.event(logging.ERROR, "reload failed", problems=refused.problems)
+                raise
+            await self.commit_reload(prepared)
+        return self.last_changes
+
+    async def prepare_reload(self, overlay: Overlay) -> Prepared:
         """Load the configuration and bind what it wants; ReloadRefused, and nothing has changed."""
         bound: dict[Address, list[socket.socket]] = {}
         metrics = None
         try:
-            config = self._load()
+            config = self.load(overlay)
             bound = self._listener.prepare(config)
             if config.metrics.listen != self.config.metrics.listen:
                 metrics = await self.moved_metrics(config)
+            await self.move_console(config)
         except (ConfigError, OSError) as error:
             self._listener.discard(bound)
+            if metrics is not None:
+                await metrics.close()
             raise ReloadRefused(problems_of(error)) from error
-        return Prepared(config, bound, metrics)
+        return Prepared(config, overlay, bound, metrics)
 
     async def discard_reload(self, prepared: Prepared) -> None:
         """Do not go by it after all."""
@@ -520,6 +669,7 @@ class Service(Edge):
         """Go by it."""
         config = prepared.config
         found = changes(self.config, config)
+        self.overlay = prepared.overlay
         if prepared.metrics is not None:
             await self._metrics.close()
             self._metrics = prepared.metrics
@@ -532,33 +682,89 @@ class Service(Edge):
         if prepared.bound or prepared.metrics is not None:
             self._report_addresses()
 
+    # -- an upgrade
+
+    def open_sockets(self) -> tuple[list[tuple[tuple[str, ...], int]], list[int]]:
+        """Return what we listen on: what for and how many, and their descriptors."""
+        found = [(address[:3], sockets) for address, sockets in self._listener.sockets.items()]
+        metrics = self.config.metrics.address
+        if metrics is not None:
+            found.append(((METRICS, metrics[0], str(metrics[1])), self._metrics.sockets))
+        found.append(((control.KIND, self._control.path, ""), self._control.sockets))
+        kinds = [(kind, len(sockets)) for kind, sockets in found]
+        return kinds, [sock.fileno() for _, sockets in found for sock in sockets]
+
+    async def suspend(self) -> None:
+        """Accept nobody for a moment, or ever again."""
+        self._listener.suspend()
+        self._kept = await self._metrics.suspend()
+        self._control.suspend()
+
+    async def resume(self) -> None:
+        """Be what we were before `suspend`."""
+        await self._listener.resume(self.config)
+        kept, self._kept = self._kept, []
+        before, self._metrics = self._metrics, MetricsServer(self)
+        await before.close()
+        await self._metrics.open(self.config, kept)
+        await self._control.resume()
+        self._apply(self.config)
+
+    def taken_over(self) -> None:
+        """The process before this one has gone."""
+        self.upgrades.taker = None
+
     # -- the end
 
     async def _drain(self) -> None:
-        """Let clients finish their transactions, for `shutdown_timeout` at most."""
-        timeout = self.config.timeouts.shutdown_timeout
-        logs.event(logging.INFO, "stopping", clients=self.router.clients.count, timeout=timeout)
-        notify("STOPPING=1")
+        """Have clients leave, in the way that is wanted."""
+        clients = self.router.clients.count
+        logs.event(logging.INFO, "stopping", clients=clients, how=self._how.value or "NOW")
+        if self.upgrades.handed_over:
+            self._listener.release()
+            for sock in self._kept:
+                sock.close()
+            error = left_behind()
+        else:
+            notify("STOPPING=1")
+            error = _shutdown()
+            if self._how is not Stop.NOW:
+                await self._unless_changed(self.config.timeouts.shutdown_delay, lambda: False)
         self._listener.close()
-        error = PoolerError(
-            codes.ADMIN_SHUTDOWN, "terminating connection due to administrator command"
-        )
+        self._control.close(unlink=not self.upgrades.handed_over)
         for greeter in list(self._greeters):
             greeter.turn_away(error, CloseReason.SHUTDOWN)
-        self.router.end(error, CloseReason.SHUTDOWN)
-        end = self.now() + timeout if timeout else float("inf")
-        # three conditions, one of them time
-        while self.router.clients.count and self.now() < end and not self._stop_now.is_set():  # noqa: ASYNC110
-            await asyncio.sleep(TICK / 2)
+        self.router.closed = True
+        if self._how is Stop.CLIENTS:
+            await self._unless_changed(self._stop_timeout, self._empty)
+        if self._how is not Stop.NOW:
+            timeout = self._stop_timeout if self._how is Stop.SERVERS else None
+            if timeout is None:
+                timeout = self.config.timeouts.shutdown_timeout or None
+            self.router.end(error, CloseReason.SHUTDOWN)
+            await self._unless_changed(timeout, self._empty)
         left = self.router.clients.count
         if left:
             logs.event(logging.WARNING, "clients cut off", clients=left)
 
+    @property
+    def _how(self) -> Stop:
+        return self._stop or Stop.NOW
+
+    def _empty(self) -> bool:
+        return not self.router.clients.count
+
+    async def _unless_changed(self, seconds: float | None, over: Callable[[], bool]) -> None:
+        """Wait so long (None: for ever), or until it is over, or there is more haste."""
+        how = self._stop
+        end = float("inf") if seconds is None else self.now() + seconds
+        # three conditions, one of them time
+        while not over() and self.now() < end and self._stop is how:  # noqa: ASYNC110
+            await asyncio.sleep(TICK / 2)
+
     async def _close(self, tick: "asyncio.Task[None]") -> None:
         """Close what is left, and wait a moment for the servers to have ended their sessions."""
-        error = PoolerError(
-            codes.ADMIN_SHUTDOWN, "terminating connection due to administrator command"
-        )
+        error = _shutdown()
         pools = list(self.router.pools.values())
         for pool in pools:
             for client in list(pool.clients):
@@ -567,24 +773,21 @@ class Service(Edge):
                 pool.close(server, CloseReason.SHUTDOWN)
         end = self.now() + LAST_WORDS
         while any(pool.leaving for pool in pools) and self.now() < end:
-            if self._stop_now.is_set():
+            if self._how is Stop.NOW:
                 break
             await asyncio.sleep(TICK / 10)
         tick.cancel()
         await self.authquery.close()
         await self._dialer.close()
         await self._metrics.close()
+        for session in list(self.console.sessions):
+            session.fail(error)
+        self._admin.close()
         for pool in pools:
             for server in list(pool.leaving):
                 server.transport.abort()
         await asyncio.sleep(0)
         logs.event(logging.INFO, "stopped")
-
-
-def problems_of(error: ConfigError | OSError) -> list[str]:
-    """Return why a configuration cannot be gone by, for people."""
-    problems = error.problems if isinstance(error, ConfigError) else (error,)
-    return [str(problem) for problem in problems]
 
 
 async def either(*events: asyncio.Event) -> None:
@@ -595,6 +798,10 @@ async def either(*events: asyncio.Event) -> None:
     finally:
         for task in tasks:
             task.cancel()
+
+
+def _shutdown() -> PoolerError:
+    return PoolerError(codes.ADMIN_SHUTDOWN, "terminating connection due to administrator command")
 
 
 def _wall_clock() -> float:
@@ -613,6 +820,16 @@ def _client(client: Client) -> dict[str, object]:
 
 def _pin(pin: Pin) -> dict[str, object]:
     return {**_client(pin.client), "server": pin.server.ident, "pid": pin.server.pid}
+
+
+def _migration(server: Server, outline: str, seconds: float, waited: float) -> dict[str, Any]:
+    return {
+        **(_client(server.client) if server.client is not None else {}),
+        "server": server.pid,
+        "statement": outline,
+        "seconds": round(seconds, 3),
+        "lock_seconds": round(waited, 1) if waited >= 0 else None,
+    }
 
 
 def _server(server: Server) -> dict[str, object]:

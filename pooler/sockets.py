@@ -115,12 +115,26 @@ def tcp_sockets(host: str, port: int, *, reuse_port: bool) -> list[socket.socket
     return sockets
 
 
+def set_access(path: str, mode: int, group: str) -> None:
+    """Set who may connect to a unix socket; OSError."""
+    if group:
+        try:
+            os.chown(path, -1, grp.getgrnam(group).gr_gid)
+        except KeyError:
+            raise OSError(errno.EINVAL, f"no such group: {group}", path) from None
+    os.chmod(path, mode)
+
+
 def unix_socket(directory: str, port: int, mode: int, group: str) -> socket.socket:
-    """Return a bound unix socket at PostgreSQL's name in `directory`; OSError.
+    """Return a bound unix socket at PostgreSQL's name in `directory`; OSError."""
+    return unix_socket_at(os.path.join(directory, f".s.PGSQL.{port}"), mode, group)
+
+
+def unix_socket_at(path: str, mode: int, group: str) -> socket.socket:
+    """Return a bound unix socket; OSError.
 
     A socket that a dead process left behind is replaced; one that is served is not.
     """
-    path = os.path.join(directory, f".s.PGSQL.{port}")
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISSOCK(os.stat(path).st_mode):
             raise FileExistsError(errno.EEXIST, "not a socket, and in the way", path)
@@ -139,12 +153,7 @@ def unix_socket(directory: str, port: int, mode: int, group: str) -> socket.sock
             sock.bind(path)
         finally:
             os.umask(before)
-        if group:
-            try:
-                os.chown(path, -1, grp.getgrnam(group).gr_gid)
-            except KeyError:
-                raise OSError(errno.EINVAL, f"no such group: {group}", path) from None
-        os.chmod(path, mode)
+        set_access(path, mode, group)
         sock.setblocking(False)
     except BaseException:
         sock.close()

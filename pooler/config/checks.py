@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from pooler.config import certificates
+from pooler.config.config import CONSOLE
 from pooler.config.model import AuthType, Settings
 from pooler.config.tree import Path
 from pooler.core.settings import SslMode, TargetTls
@@ -43,6 +44,12 @@ def clashes(settings: Settings, *, upstream: bool, secrets: Collection[str]) -> 
     yield from _listening(settings)
     yield from _sizes(settings)
     yield from _tls(settings)
+    for name in CONSOLE & settings.databases.keys():
+        yield Clash(
+            ("databases", name),
+            "is the name of the console",
+            f"give it another name, and dbname: {name}",
+        )
     if not settings.databases:
         yield Clash(
             ("databases",),

@@ -26,6 +26,9 @@ T = TypeVar("T")
 FALLBACK = "*"
 """The database for every name that is not configured."""
 
+CONSOLE = frozenset(("pgbouncer", "pooler"))
+"""The databases that are the console, and the users that the one who runs the pooler is there."""
+
 _NOBODY = User()
 
 _LOOKUP_TIMEOUT = 10.0
@@ -80,6 +83,9 @@ class Config(Settings):
 
     def lookup(self, database: str) -> Lookup | None:
         """How to learn of an unknown user of `database`; None: nobody is to be asked."""
+        if database in CONSOLE:  # no server has it
+            user, where = self.auth.user, self.auth.dbname
+            return Lookup(where, user, self.auth.query) if user and where else None
         entry = self.databases.get(database) or self.databases.get(FALLBACK)
         auth = self.auth
         if entry is None:

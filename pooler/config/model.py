@@ -28,6 +28,9 @@ from pooler.config.units import (
     HostPort,
     ListenHosts,
     ListenPort,
+    Names,
+    PeerAddress,
+    PeerAddresses,
     Port,
     Positive,
     Secret,
@@ -339,6 +342,8 @@ class Timeouts(Section):
     """Time a client waits before the reserve of its pool is used."""
     shutdown_timeout: Duration = 60.0
     """Time transactions have to finish after SIGTERM."""
+    shutdown_delay: Duration = 0.0
+    """Time between /readyz saying no and clients being sent away, for load balancers to notice."""
 
 
 class Defaults(Section):
@@ -568,12 +573,37 @@ class Dashboard(Section):
 class Admin(Section):
     """The console: who may operate the pooler, and what is measured for it."""
 
-    users: Texts = ()
+    users: Names = ()
     """Users who may give every command, one or a list."""
-    stats_users: Texts = ()
+    stats_users: Names = ()
     """Users who may look, and change nothing."""
+    socket: str = "auto"
+    """Unix socket of the console, for `pooler ctl`, open to the pooler's own user and to root;
+    auto is pooler-UID/PID.sock in XDG_RUNTIME_DIR or the folder for temporary files, "" is none."""
     stats_period: Duration = 60.0
     """Period of the averages."""
+
+
+class Upgrade(Section):
+    """The replacement of the running process by a new one that nobody notices."""
+
+    timeout: Duration = 3600.0
+    """Time that clients who cannot move (TLS, session mode, pins) may stay with the old process."""
+    socket: str = ""
+    """Unix socket on which `pooler upgrade` asks for it, for the same user only; "" for none."""
+
+
+class Peers(Section):
+    """Other poolers behind the same address: cancel requests are sent on to them."""
+
+    id: Annotated[int, Field(ge=0, le=255)] = 0
+    """Number of this pooler among them, 1 to 255; 0 where they have none."""
+    members: dict[Annotated[int, Field(ge=1, le=255)], PeerAddress] = Field(default={})
+    """Their addresses by number: the one that issued a key is asked."""
+    hosts: PeerAddresses = ()
+    """Addresses without numbers, one or a list: all are asked, and all of a name's addresses."""
+    port: Port = 6432
+    """Port of the addresses that do not name their own."""
 
 
 class Logging(Section):
@@ -626,4 +656,6 @@ class Settings(Section):
     metrics: Metrics = Metrics()
     dashboard: Dashboard = Dashboard()
     admin: Admin = Admin()
+    upgrade: Upgrade = Upgrade()
+    peers: Peers = Peers()
     logging: Logging = Logging()

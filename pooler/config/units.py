@@ -222,6 +222,12 @@ Texts = Annotated[
     WithJsonSchema(_ONE_OR_MORE),
 ]
 """One text or a list of texts."""
+Names = Annotated[tuple[str, ...], BeforeValidator(split_list), WithJsonSchema(_ONE_OR_MORE)]
+"""A list of names, or one text with commas between them."""
+PeerAddress = Annotated[str, AfterValidator(_server_address)]
+PeerAddresses = Annotated[
+    tuple[PeerAddress, ...], BeforeValidator(split_list), WithJsonSchema(_ONE_OR_MORE)
+]
 ServerHosts = Annotated[
     tuple[Annotated[str, AfterValidator(_server_address)], ...],
     AfterValidator(_some),

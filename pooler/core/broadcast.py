@@ -11,11 +11,13 @@ something may have been missed, and a new ear listens.
 """
 
 from collections import deque
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, Protocol
 
 from pooler.core import session
 from pooler.core.client import Client, ClientState
 from pooler.core.errors import CloseReason
+from pooler.core.following import Following
 from pooler.core.inner import Inner
 from pooler.core.settings import PoolMode, SessionSettings
 from pooler.wire import build, codes, parse
@@ -42,6 +44,7 @@ class Broadcast:
         self._listeners: dict[str, dict[Client, None]] = {}  # by channel
         self._heard: frozenset[str] = frozenset()  # channels that the ear listens to
         self._foreign: frozenset[str] = frozenset()  # that clients of other processes want to hear
+        self.following: Following | None = None  # clients come from another process, or go there
         self._ear: Ear | None = None
         self._retry_at = 0.0
         self._unused_since = 0.0
@@ -62,7 +65,7 @@ class Broadcast:
         Else clients that each hold a server until the ear listens could keep it from ever getting
         one. False: the ear has a server, or can have another.
         """
-        if self._ear is None and self._pool.edge.now() >= self._retry_at:
+        if self._due:
             self._hire(server.channels)
         waiting = self._ear.waiting if self._ear is not None else None
         if waiting is None:
@@ -84,7 +87,7 @@ class Broadcast:
         if channels <= self._heard:
             self._pool.keeper.recheck(client)
         else:
-            self._attend()
+            self.attend()
 
     def hears(self, channels: frozenset[str]) -> bool:
         """Return whether the ear listens to all of these."""
@@ -100,26 +103,59 @@ class Broadcast:
             if not listeners:
                 del self._listeners[channel]
         if gone:
-            self._attend()
+            self.attend()
+
+    def resume(self, client: Client, channels: frozenset[str], heard: Mapping[str, int]) -> None:
+        """Serve a client that listened where it was, and was told so much of each channel."""
+        self._register(client, channels)
+        if self.following is not None:
+            self.following.resume(client, heard)
+        self.attend()
+
+    def say(self, channel: str, payload: str) -> None:
+        """Have the ear notify a channel."""
+        if isinstance(self._ear, _Ear):
+            self._ear.say(channel, payload)
+
+    def renew(self) -> None:
+        """Have another ear listen, on another server."""
+        if isinstance(self._ear, _Ear):  # a far one is renewed where it is
+            self._ear.renew()
+
+    def pause(self, paused: bool) -> None:
+        """Listen on no server for now; or listen again."""
+        if paused:
+            self.renew()
+        else:
+            self._retry_at = self._pool.edge.now()
+            self.attend()
+
+    @property
+    def _due(self) -> bool:
+        """True when there should be an ear, if anybody listens."""
+        pool = self._pool
+        return self._ear is None and not pool.paused and pool.edge.now() >= self._retry_at
 
     def tick(self, now: float) -> None:
         """Replace a lost ear, in its time; let one go that nobody needs."""
-        if self._listeners or self._foreign:
+        if self._listeners or self._foreign or self.following is not None:
             self._unused_since = now
-            if self._ear is None:
-                self._attend()
+            if self._due:
+                self.attend()
         elif self._ear is not None and (
             now - self._unused_since >= LINGER or self._pool.someone_waits()
         ):
             self._ear.leave()
 
-    def _attend(self) -> None:
+    def attend(self) -> None:
         """Bring what the ear listens to in line with what somebody wants to hear."""
         wanted = self._foreign.union(self._listeners)
+        if self.following is not None:
+            wanted |= self.following.channels
         self._heard &= wanted  # what the ear is told not to listen to may be wanted again too late
         if self._ear is not None:
             self._ear.attend(wanted)
-        elif wanted and self._pool.edge.now() >= self._retry_at:
+        elif wanted and self._due:
             self._hire(wanted)
 
     def _hire(self, channels: frozenset[str]) -> None:
@@ -145,7 +181,7 @@ class Broadcast:
     def listen_for_others(self, channels: frozenset[str]) -> None:
         """Listen to what clients of other processes want to hear, too."""
         self._foreign = channels
-        self._attend()
+        self.attend()
         if channels:
             self._pool.edge.attending(self._pool, self._heard)
 
@@ -155,29 +191,38 @@ class Broadcast:
         """The ear has listened to these channels, and to no others, from now on."""
         new = channels - self._heard
         self._heard = channels
-        self._attend()
+        self.attend()
         if self._foreign:
             self._pool.edge.attending(self._pool, self._heard)
+        if self.following is not None:
+            self.following.attending(channels)
         for client in {c for channel in new for c in self._listeners.get(channel, ())}:
             self._pool.keeper.recheck(client)
 
     def heard(self, body: bytes) -> None:
         """Pass a NotificationResponse's body on to all who listen."""
-        channel = parse.text(body[4 : body.find(b"\0", 4)])
+        end = body.find(b"\0", 4)
+        channel = parse.text(body[4:end])
         if channel in self._foreign:
             self._pool.edge.heard(self._pool, channel, body)
-        listeners = self._listeners.get(channel)
-        if not listeners:
+        listeners = self._listeners.get(channel, {})
+        following = self.following
+        if not listeners and following is None:
             return
         sender = self._pool.sender(int.from_bytes(body[:4], "big"))
         message = build.message(codes.NOTIFICATION_RESPONSE, sender.to_bytes(4, "big") + body[4:])
+        if following is not None:
+            following.heard(channel, message, body[end + 1 : -1])
         for client in list(listeners):
-            client.notes.notify(message, channel)
+            if following is None or not following.was_told(client, channel):
+                client.notes.notify(message, channel)
 
     def lost(self) -> None:
         """The ear's connection is gone: say so, and try again soon."""
         self._ear = None
         self._heard = frozenset()
+        if self.following is not None:
+            self.following.lost()
         if self._foreign:
             self._foreign = frozenset()
             self._pool.edge.deaf(self._pool)
@@ -259,11 +304,24 @@ class _Ear(Inner):
         self._asked.append(channels)
         client.data_received(build.query(";".join(sql)))
 
+    def say(self, channel: str, payload: str) -> None:
+        """Notify a channel."""
+        client = self._client
+        if client is not None:
+            self._asked.append(self._asked[-1] if self._asked else self._has)
+            sql = f"NOTIFY {session.identifier(channel)}, {session.literal(payload)}"
+            client.data_received(build.query(sql))
+
     def leave(self) -> None:
         """Give the server up, between two commands."""
         client = self._client
         if client is not None and self._greeted and not self._asked:
             client.close(CloseReason.TERMINATED)
+
+    def renew(self) -> None:
+        """Give the server up at once."""
+        if self._client is not None:
+            self._client.close(CloseReason.RENEWED)
 
     def take(self, kind: int, body: bytes) -> None:
         """Read what the server says."""

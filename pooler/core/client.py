@@ -148,6 +148,20 @@ class Client(Peer):
         return not self.ident or self.pool.internal
 
     @property
+    def held(self) -> tuple[bytes, int, bool]:
+        """What was received and not passed on; how much to drop; whether up to the next Sync."""
+        return self._held, self._drop, self._skipping
+
+    def put_back(self, held: bytes, drop: int, skipping: bool) -> None:
+        """Be where another process was with this client's stream."""
+        self._held, self._drop, self._skipping = held, drop, skipping
+
+    def depart(self) -> None:
+        """Be another process's from now on; the transport is left as it is."""
+        self.move(ClientState.CLOSED)
+        self._held = b""
+
+    @property
     def within_message(self) -> bool:
         """True while a message of which a part was passed on is incomplete."""
         return self._cutter.left > 0
@@ -386,6 +400,10 @@ class Client(Peer):
         self._consider()
 
     # -- the end
+
+    def cancel(self) -> None:
+        """Do what its cancel request asks for."""
+        self.pool.cancel_client(self)
 
     def fail(self, error: PoolerError, reason: CloseReason) -> None:
         """Tell the client why, and close."""

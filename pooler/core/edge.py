@@ -66,6 +66,15 @@ class Edge:
     def functions_changed(self, database: str) -> None:
         """Have the pools of this database, by the server's name, look at its functions again."""
 
+    def schema_changed(self, database: str, words: frozenset[bytes]) -> None:
+        """Have the pools of this database, by the server's name, prepare statements anew.
+
+        Those with one of these names, or all if there is none; see `Registry.changed`.
+        """
+
+    def depart(self, client: "Client") -> None:
+        """Have a client, which is between two transactions, go on in another process."""
+
     # -- observations
 
     def client_opened(self, client: "Client") -> None:
@@ -88,6 +97,16 @@ class Edge:
 
     def client_unpinned(self, pin: "Pin", seconds: float) -> None:
         """It does so no longer."""
+
+    def migrated(
+        self, server: "Server", command: str, outline: str, seconds: float, waited: float
+    ) -> None:
+        """A client has changed the schema; of these seconds it waited for locks, -1.0: unknown."""
+
+    def migration_failed(
+        self, server: "Server", sqlstate: str, outline: str, seconds: float, waited: float
+    ) -> None:
+        """A client has failed to."""
 
     def leaked(self, server: "Server", names: tuple[str, ...]) -> None:
         """A session held what nothing hinted at: names of settings, of reasons to pin."""

@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
+from pooler.core import ddl
+
 if TYPE_CHECKING:
     from pooler.core.policy import Rules, Shown
 
@@ -42,6 +44,10 @@ ADVANCES: Final = 16384
 """nextval or setval: what currval and lastval tell of."""
 FUNCTIONS: Final = 32768
 """Functions, or what calls them, were created, changed or dropped: see `catalog`."""
+SCHEMA: Final = 65536
+"""The schema was changed: prepared statements may have other results."""
+LOCK_TIMEOUT: Final = 131072
+"""The session sets its own `lock_timeout`."""
 DEALLOCATES: Final = 8192
 """DEALLOCATE, perhaps of a statement prepared in the extended protocol."""
 ANYTHING: Final = SETTINGS | PREPARED | CHANNELS | LOCKS | CURSORS | TEMPORARY
@@ -51,14 +57,17 @@ _REMEMBERED: Final = 20_000
 _LONGEST: Final = 4_096
 """Bytes of the longest of them."""
 
-MEMORY: Final = ANYTHING | ENDLESS | RESET | FUNCTIONS
+AT_END: Final = FUNCTIONS | SCHEMA
+"""What others hear of when the transaction has ended."""
+
+MEMORY: Final = ANYTHING | ENDLESS | RESET | AT_END
 """What a session remembers; the rest is about the moment."""
 
 
 class Hint:
     """What one text hints at."""
 
-    __slots__ = ("flags", "local", "names", "shown", "text", "unlistened", "unnamed")
+    __slots__ = ("change", "flags", "local", "names", "shown", "text", "unlistened", "unnamed")
 
     def __init__(
         self,
@@ -70,6 +79,7 @@ class Hint:
         unlistened: frozenset[str] = frozenset(),
         shown: "Shown | None" = None,
         text: bytes = b"",
+        change: ddl.Change | None = None,
     ) -> None:
         self.flags = flags
         self.names = names  # of custom settings: pg_settings does not show them
@@ -78,6 +88,7 @@ class Hint:
         self.local = local  # one SET that ends with its transaction, and nothing else
         self.shown = shown  # what clients are warned of, or refused
         self.text = text  # the beginning of the Query's or Parse's body
+        self.change = change  # of the schema
 
 
 NOTHING: Final = Hint(0, frozenset())
@@ -98,6 +109,7 @@ _WORDS: Final = (
     (DATABASE, rb"\bdatabase\b"),
     (NOTIFIES, rb"notify"),
     (DEALLOCATES, rb"deallocate"),
+    (LOCK_TIMEOUT, rb"\b(?:re)?set(?:_config)?\b[^;]{1,100}lock_timeout"),
 )
 _PATTERN: Final = re.compile(rb"(?i)" + b"|".join(b"(%b)" % words for _, words in _WORDS))
 _NUMBER: Final = re.compile(rb"\b\d+\b")
@@ -291,7 +303,8 @@ class Hints:
             self._learn_of(text, flags)
         flags &= self._rules.heeded
         shown = self._rules.shown_by(body)
-        if not flags and not names and not unlistened and shown is None:
+        change = ddl.read(body)
+        if not flags and not names and not unlistened and shown is None and change is None:
             return NOTHING
         return Hint(
             flags,
@@ -300,6 +313,7 @@ class Hints:
             unlistened=frozenset(unlistened),
             shown=shown,
             text=body[:_LONGEST],
+            change=change,
         )
 
 
@@ -353,9 +367,12 @@ _TAGS: Final = {
     b"LOA": ENDLESS,
     b"DO\0": ANYTHING,
     b"CAL": ANYTHING,
-    b"CRE": TEMPORARY,
-    b"DRO": TEMPORARY,
-    b"ALT": TEMPORARY,  # of a temporary table's schema
+    b"CRE": TEMPORARY | SCHEMA,
+    b"DRO": TEMPORARY | SCHEMA,
+    b"ALT": TEMPORARY | SCHEMA,  # of a temporary table's schema
+    b"IMP": SCHEMA,
+    b"REF": SCHEMA,
+    b"TRU": SCHEMA,
 }
 
 

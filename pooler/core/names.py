@@ -101,6 +101,17 @@ class Names:
     def __len__(self) -> int:
         return len(self._names)
 
+    def items(self) -> Iterable[tuple[bytes, Name]]:
+        """Return all names and what they stand for."""
+        return self._names.items()
+
+    def adopt(self, name: bytes, statement: Statement, told: bytes) -> None:
+        """Have a name of a client that comes from another process, and was told this shape."""
+        self._registry.hold(statement)
+        entry = self._names[name] = Name(statement)
+        entry.told = told
+        self._bytes += len(statement.body)
+
     @property
     def any(self) -> bool:
         """True where there are names, or will be."""
@@ -262,9 +273,16 @@ class Names:
 
     def _describe_portal(self, body: bytes, server: "Server", kinds: bytearray) -> bytes | None:
         """Note what its client is told of a portal: that of what it bound last, most likely."""
-        name, self._bound = self._bound, b""
-        entry = self.of(name)
-        if entry is None or entry.statement not in server.prepared:
+        name = self._bound
+        entry = self.known(name, server, kinds)
+        prepared = server.prepared
+        if server.unknown(kinds) or (
+            entry is not None and prepared.awaited(entry.statement, server.group_of(kinds))
+        ):
+            raise Wait
+        self._bound = b""
+        failed = server.status == codes.FAILED_TRANSACTION
+        if entry is None or entry.statement not in prepared or failed:
             return None
         added = self._tell(entry, name, server, kinds)
         kinds.append(codes.DESCRIBE)

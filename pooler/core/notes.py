@@ -40,6 +40,24 @@ class Notes:
         self._size = 0
         self._warned = 0  # of which features, by their hints
 
+    @property
+    def nothing_due(self) -> bool:
+        """Whether nothing waits to be told, or could be told twice."""
+        since = self._client.pool.edge.now() - ALREADY_FOR
+        twice = self._already and self._already[-1][0] >= since
+        return not (self._due or self._later or self.overlap or twice)
+
+    @property
+    def warned(self) -> tuple[str, ...]:
+        """Of which features the client has been warned, by their names."""
+        return tuple(f.name for f in policy.FEATURES if f.flags & self._warned)
+
+    @warned.setter
+    def warned(self, names: tuple[str, ...]) -> None:
+        for feature in policy.FEATURES:
+            if feature.name in names:
+                self._warned |= feature.flags
+
     def notify(self, message: bytes, channel: str = "") -> None:
         """Pass on what the ear has heard, now or when the transaction has ended."""
         if self._client.closed:

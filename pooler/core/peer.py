@@ -18,6 +18,9 @@ OWN_FULL: Final = 4
 NAMES_FULL: Final = 8
 """Many of its messages that only we have to do with wait for answers to others."""
 
+MOVING: Final = 16
+"""The client is on its way to another process, which reads what it sends."""
+
 HOLD_LIMIT: Final = 65_536
 """Bytes of a client kept while it has no server. A message that fits is also awaited whole
 before a server is claimed for it, so that a slow sender costs nobody a server."""

@@ -30,7 +30,7 @@ from pooler.core.errors import (
     ServerRefused,
 )
 from pooler.core.hints import Hints
-from pooler.core.keeper import Keeper
+from pooler.core.keeper import Keeper, at_rest
 from pooler.core.peer import NAMES_FULL, PEER_FULL
 from pooler.core.pins import Pin
 from pooler.core.policy import Rules
@@ -87,6 +87,7 @@ class Pool:
         self.generation = 0  # servers of an older one are not used again
         self.learnt: Credential | None = None  # of the newest login of the server's own user
         self.ending: tuple[PoolerError, CloseReason] | None = None  # what clients are told
+        self.paused = False  # servers are given to nobody, and leave when they are free
         # servers
         self.idle: deque[Server] = deque()  # last in, first out: the left end is the least used
         self.working: dict[Server, None] = {}  # preparing, active, tidying
@@ -172,8 +173,12 @@ class Pool:
         lets them go, and how long the first in line has waited."""
         settings = self.settings
         most = settings.pool_size + settings.reserve_pool_size
-        need = len(self.working) - self.opening + self.count_waiting(most)
-        least = 0 if self.ending is not None or self.unused else settings.min_pool_size
+        need = len(self.working) - self.opening
+        least = settings.min_pool_size
+        if self.paused or self.ending is not None or self.unused:
+            least = 0
+        if not self.paused:
+            need += self.count_waiting(most)
         fixed = 0
         for server in self.working:
             client = server.client
@@ -402,9 +407,8 @@ class Pool:
             self.broadcast.unlisten(client, None if everything else client.unlistening)
             client.unlistening = frozenset()
         client.notes.flush()
-        if server.touched & hints.FUNCTIONS:
-            server.touched &= ~hints.FUNCTIONS
-            self.edge.functions_changed(self.target.dbname)
+        if server.touched & hints.AT_END:
+            self._defined(server)
         shared = mode is not PoolMode.SESSION and not self.single_use
         if shared and self.rules.sample:
             leaks.suspect(server, client)
@@ -421,6 +425,15 @@ class Pool:
             if client.next_pool is not None:
                 self.hand_over(client, client.next_pool)
             client.rest()
+
+    def _defined(self, server: Server) -> None:
+        """Tell all who have to know what a transaction has changed of the schema."""
+        touched = server.touched
+        server.touched &= ~hints.AT_END
+        if touched & hints.FUNCTIONS:
+            self.edge.functions_changed(self.target.dbname)
+        if touched & hints.SCHEMA:
+            self.edge.schema_changed(self.target.dbname, server.take_changed())
 
     def offer(self, server: Server) -> None:
         """Give a clean server to whoever is next, or keep it idle."""
@@ -465,6 +478,8 @@ class Pool:
         who wait are served also while the pool is ending.
         """
         settings = self.settings
+        if self.paused:
+            return CloseReason.PAUSED
         if self.single_use and not self.someone_waits():
             return CloseReason.SINGLE_USE
         if self.ending is not None and not self.someone_waits():
@@ -484,6 +499,19 @@ class Pool:
             if gauge.owes_older(self, oldest):
                 return CloseReason.EVICTED
         return None
+
+    def limit_by(self, gauge: "ServerGauge") -> None:
+        """Go by one limit more, which counts what there is already."""
+        gauge.pools.append(self)
+        gauge.count += self.total
+        gauge.leaving += len(self.leaving)
+        self.gauges = (*self.gauges, gauge)
+
+    def unlimit(self, gauge: "ServerGauge") -> None:
+        """Go by that limit no longer."""
+        gauge.pools.remove(self)
+        self.gauges = tuple(other for other in self.gauges if other is not gauge)
+        self.wake()
 
     def add(self, server: Server) -> None:
         """Take in a new server, which is about to run its opening chore."""
@@ -612,18 +640,10 @@ class Pool:
 
     def client_gone(self, client: Client, reason: CloseReason, text: str) -> None:
         """A client has closed: what its server does is not wanted any more."""
-        now = self.edge.now()
-        del self.clients[client]
-        client.next_pool = None
-        self.keys.forget(client.pid)
-        for gauge in client.gauges:
-            gauge.count -= 1
-        self.used_at = now
-        self.lingering.append((now + LEAVE_LIMIT, client))
+        self.lingering.append((self.edge.now() + LEAVE_LIMIT, client))
         self.edge.client_closed(client, reason, text)
         self.keeper.forget(client)
-        self.broadcast.unlisten(client)
-        client.names.clear()
+        self.forget(client)
         server = client.server
         if server is None:
             return
@@ -638,6 +658,30 @@ class Pool:
             self.close(server, CloseReason.SINGLE_USE if self.single_use else CloseReason.NOT_TIDY)
         else:
             self.tidy(server, client.mode, reason)
+
+    def forget(self, client: Client) -> None:
+        """Have nothing more to do with a client: it has gone, or is another process's."""
+        self.clients.pop(client, None)
+        client.next_pool = None
+        self.keys.forget(client.pid)
+        for gauge in client.gauges:
+            gauge.count -= 1
+        self.used_at = self.edge.now()
+        self.broadcast.unlisten(client)
+        client.names.clear()
+
+    def depart(self, client: Client) -> None:
+        """Let go of a client at rest, which another process will serve."""
+        if is_waiting(client):
+            self.waiting.remove(client)
+        client.depart()
+        self.forget(client)
+
+    def resume(self, client: Client) -> None:
+        """Serve a client that another process has greeted."""
+        self.clients[client] = None
+        self.used_at = self.edge.now()
+        client.rest()
 
     def close(self, server: Server, reason: CloseReason, text: str = "") -> None:
         """Have a server leave; its place is free when its connection has ended."""
@@ -735,6 +779,7 @@ class Pool:
         if target != self.target:
             before, self.target = self.target, target
             self.generation += 1
+            self.broadcast.renew()
             self.supply.retarget(before)
         if settings.session_state != self.rules.policies:
             self.rules = Rules(settings.session_state)
@@ -744,6 +789,55 @@ class Pool:
         if self.supply.failing_since:  # perhaps not for the same reason
             self.supply.forgive()
         self.wake()
+
+    def renew(self) -> None:
+        """Use no server again that is open now: each leaves when it is free."""
+        self.generation += 1
+        self.broadcast.renew()
+        self.supply.forgive()
+        self.retire_idle()
+
+    @property
+    def renewing(self) -> bool:
+        """True while there are servers that will not be used again."""
+        return any(server.generation != self.generation for server in self.servers())
+
+    def pause(self, paused: bool) -> None:
+        """Give servers to nobody, and have them leave when they are free; or go on."""
+        if paused == self.paused:
+            return
+        self.paused = paused
+        self.supply.forgive()
+        self.broadcast.pause(paused)
+        if paused:
+            for gauge in self.gauges:
+                gauge.withdraw(self)
+            self.retire_idle()
+            self.keeper.give_way(everything=True)
+
+    def kill(self, error: PoolerError) -> None:
+        """Cut off all clients and servers."""
+        for client in list(self.clients):
+            client.fail(error, CloseReason.KILLED)
+        for server in [*self.idle, *self.working]:
+            if server.state is not ServerState.LEAVING:
+                self.close(server, CloseReason.KILLED)
+
+    def unpin(self, client: Client) -> Pin | None:
+        """Take back a server that its client keeps but does not use, and drop what it holds.
+
+        Returns the pin that was; None: there is none, or the client is in a transaction.
+        """
+        server = client.server
+        pin = None if server is None else self.keeper.pins.get(server)
+        if server is None or pin is None or not at_rest(server):
+            return None
+        self.unlink(server, client)
+        client.notes.end_overlap()
+        self.tidy(server, PoolMode.TRANSACTION, CloseReason.TERMINATED)
+        if client.state is ClientState.ACTIVE:
+            client.rest()
+        return pin
 
     def end(self, error: PoolerError, reason: CloseReason) -> None:
         """Let each client finish its transaction, then tell it `error`; keep no idle server.
@@ -758,11 +852,17 @@ class Pool:
         self.retire_idle()
 
     def hand_over(self, client: Client, other: "Pool") -> None:
-        """Have another pool serve this client, from its next transaction on."""
+        """Have another pool serve this client, from its next transaction on.
+
+        With the pool that it has, another process is to serve it.
+        """
         if client.server is not None or client.asked is not None:
             client.next_pool = other
             return
         client.next_pool = None
+        if other is self:
+            self.edge.depart(client)
+            return
         del self.clients[client]
         other.clients[client] = None
         client.pool = other

@@ -58,6 +58,17 @@ class Requests:
         self._hinted: dict[bytes, Hint] = {}  # of prepared statements, by name
         self._prepared_flags = 0  # what EXECUTE of a statement prepared in SQL may do
 
+    def remember(self, parsed: list[bytes], in_sql: list[bytes]) -> None:
+        """Note what prepared statements hint at: bodies of Parses, and texts of PREPAREs."""
+        hints = self._client.pool.hints
+        for body in parsed:
+            hint = hints.of(body)
+            if hint is not NOTHING:
+                self._prepared_flags |= hint.flags
+                self._note_statement(body, hint)
+        for text in in_sql:
+            self._prepared_flags |= hints.of(text).flags
+
     def read(self, data: bytes, server: "Server") -> int:
         """Note what the messages in `data` mean; return where what cannot be passed on begins."""
         client = self._client
@@ -89,6 +100,8 @@ class Requests:
                     hint, replacement = self._apply_policy(hint, stop, body)
                 if hint is not NOTHING:
                     self._heed(hint, server)
+                    if hint.change is not None:
+                        server.changing(hint.change.words)
                     if hint.flags & DATABASE:
                         client.pool.edge.vacate(databases_in(body))
                 elif server.excused:
@@ -234,5 +247,7 @@ class Requests:
                 server.touch(ANYTHING, TOO_LONG)
             return
         server.touch(hint.flags, hint)
+        if hint.change is not None:
+            server.changing(hint.change.words)
         if hint.unnamed:
             self._may_set(names_in(body), server, hint)

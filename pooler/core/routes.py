@@ -14,7 +14,7 @@ from pooler.core import session
 from pooler.core.cancel import CancelKeys
 from pooler.core.client import Client
 from pooler.core.errors import ClientFault, CloseReason, PoolerError
-from pooler.core.holds import Holds
+from pooler.core.holds import Holds, Scope
 from pooler.core.limits import Gauge, ServerGauge
 from pooler.core.peer import Transport
 from pooler.core.pool import Pool
@@ -52,7 +52,17 @@ class Router:
         self._server_gauges: dict[tuple[str, str], ServerGauge] = {}
         self._idents = 0
         self._stride = 1
+        self.closed = False  # nobody is admitted any more
         self.ending: tuple[PoolerError, CloseReason] | None = None
+
+    @property
+    def idents(self) -> int:
+        """The number given last."""
+        return self._idents
+
+    def number_from(self, ident: int) -> None:
+        """Give only numbers above this one."""
+        self._idents = max(self._idents, ident)
 
     def ident(self) -> int:
         """Return the next number for a client or server."""
@@ -158,7 +168,27 @@ class Router:
                 single_use=replication not in ("", AUTH),
                 internal=replication == AUTH,
             )
+            pool.paused = self.holds.pauses(pool.database, pool.user)
             pool.wake()
+        return pool
+
+    def covered(self, scope: Scope) -> list[Pool]:
+        """Return the pools that a command is about."""
+        pools = self.pools.values()
+        return [pool for pool in pools if scope.covers(pool.database, pool.user)]
+
+    def hold(self) -> None:
+        """Have every pool do as `holds` says."""
+        for pool in list(self.pools.values()):
+            pool.pause(self.holds.pauses(pool.database, pool.user))
+
+    def pool_named(self, key: Key) -> Pool | None:
+        """Return the pool of this name, made now if there is none; None: it has no route."""
+        pool = self.pools.get(key)
+        if pool is None:
+            route = self._route_of(key)
+            if route is not None and route.target.user == key[1]:
+                pool = self.pool(route, key[2])
         return pool
 
     def vacate(self, databases: frozenset[str]) -> None:
@@ -172,6 +202,12 @@ class Router:
         for pool in self.pools.values():
             if pool.target.dbname == database:
                 pool.catalog.changed()
+
+    def schema_changed(self, database: str, words: frozenset[bytes]) -> None:
+        """Have the pools of this database, by the server's name, prepare statements anew."""
+        for pool in self.pools.values():
+            if pool.target.dbname == database:
+                pool.registry.changed(words)
 
     def prune(self) -> None:
         """Forget pools that have been empty for a while: clients choose the names behind `*`."""
@@ -214,19 +250,16 @@ class Router:
         The caller makes it the transport's protocol, and then calls `pool.enter`. PoolerError
         says why not: no such database, too many clients, startup parameters beyond reason.
         """
-        if self.ending is not None:
+        if self.closed:
             raise PoolerError(codes.CANNOT_CONNECT_NOW, "the pooler is shutting down")
         route = self._resolve(database, user)
         if route is None:
             raise ClientFault(codes.INVALID_DATABASE, f'database "{database}" does not exist')
+        if self.holds.disables(database):
+            raise PoolerError(codes.CANNOT_CONNECT_NOW, f'database "{database}" is disabled')
         replication = _replication(parameters.get("replication", ""))
         wants = session.from_startup(parameters)
-        session_limits = route.session
-        gauges = (
-            self.clients,
-            self._client_gauge("database", database, session_limits.max_db_client_connections),
-            self._client_gauge("user", user, session_limits.max_user_client_connections),
-        )
+        gauges = self._client_gauges_of(route)
         limits = (
             "max_client_connections",
             f'max_client_connections of database "{database}"',
@@ -237,17 +270,73 @@ class Router:
                 raise ClientFault(
                     codes.TOO_MANY_CONNECTIONS, f"no more connections allowed ({limit})"
                 )
+        if self.keys.full:
+            raise ClientFault(codes.TOO_MANY_CONNECTIONS, "no more connections allowed")
         pool = self.pool(route, replication)
         if route.target.user == user:
             pool.learn(credential)
+        return self._admitted(transport, name, pool, self.ident(), route, minor, wants, gauges)
+
+    def readmit(
+        self,
+        transport: Transport,
+        name: str,
+        database: str,
+        user: str,
+        wants: session.Settings,
+        minor: int,
+        ident: int,
+        key: tuple[int, bytes],
+        opened_at: float,
+    ) -> Client:
+        """Return a client that another process admitted, under its number and with its key.
+
+        No limit keeps it out, as in a reload. PoolerError: it has no database any more.
+        """
+        if self.ending is not None:
+            raise PoolerError(codes.ADMIN_SHUTDOWN, "the pooler is shutting down")
+        route = self._resolve(database, user)
+        if route is None:
+            raise _removed()
+        gauges = self._client_gauges_of(route)
+        pool = self.pool(route)
+        client = self._admitted(transport, name, pool, ident, route, minor, wants, gauges)
+        client.opened_at = opened_at
+        try:
+            self.keys.adopt(client, *key)
+        except ValueError:
+            client.depart()
+            pool.forget(client)
+            raise
+        return client
+
+    def _client_gauges_of(self, route: Route) -> tuple[Gauge, ...]:
+        limits = route.session
+        return (
+            self.clients,
+            self._client_gauge("database", route.database, limits.max_db_client_connections),
+            self._client_gauge("user", route.user, limits.max_user_client_connections),
+        )
+
+    def _admitted(
+        self,
+        transport: Transport,
+        name: str,
+        pool: Pool,
+        ident: int,
+        route: Route,
+        minor: int,
+        wants: session.Settings,
+        gauges: tuple[Gauge, ...],
+    ) -> Client:
         client = Client(
             transport,
             name,
             pool,
-            self.ident(),
-            database,
-            user,
-            session_limits,
+            ident,
+            route.database,
+            route.user,
+            route.session,
             minor,
             wants,
             gauges,
@@ -262,6 +351,7 @@ class Router:
 
     def end(self, error: PoolerError, reason: CloseReason) -> None:
         """Let every client finish its transaction, then tell it `error`; admit nobody."""
+        self.closed = True
         self.ending = (error, reason)
         pools = list(self.pools.values())
         for client in [client for pool in pools for client in pool.clients]:

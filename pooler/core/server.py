@@ -10,7 +10,7 @@ from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
-from pooler.core import hints, policy, session, truth
+from pooler.core import ddl, hints, policy, session, truth
 from pooler.core.chores import Chore, Unusable
 from pooler.core.counters import BOUNDS
 from pooler.core.errors import CloseReason
@@ -168,6 +168,7 @@ class Server(Peer):
         self.unhinted = 0  # those of them that nothing hinted at: see `leaks`
         self.causes: list[tuple[int, hints.Hint | bytes]] = []  # of these: flags, text or tag
         self.excused = False  # a SET LOCAL is under way, and nothing else
+        self._changed: list[frozenset[bytes]] = []  # what is being changed of the schema
         self.last_client = 0  # the number of the client that used it last
         self.channels: frozenset[str] = frozenset()  # it listens to, as of the last question
         self.notifier = 0  # the process id told to the client that sent a NOTIFY on it last
@@ -228,6 +229,16 @@ class Server(Peer):
             self.unhinted &= ~new
             if len(self.causes) < CAUSES:
                 self.causes.append((new, cause))
+
+    def changing(self, words: frozenset[bytes]) -> None:
+        """Note what its client is about to change of the schema."""
+        if words not in self._changed:
+            self._changed.append(words if len(self._changed) < CAUSES else ddl.ANYTHING)
+
+    def take_changed(self) -> frozenset[bytes]:
+        """Return what was changed of the schema, and forget it."""
+        changed, self._changed = self._changed, []
+        return frozenset().union(*changed) if all(changed) else ddl.ANYTHING
 
     # -- to the server
 

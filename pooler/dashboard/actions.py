@@ -4,6 +4,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from pooler.admin import commands
+
 if TYPE_CHECKING:
     from pooler.service import Service
 
@@ -31,8 +33,8 @@ class Action:
 
 
 async def _reload(service: "Service") -> str:
-    await service.reload()
-    return "reloaded"
+    changes = await commands.reload(service)
+    return f"{len(changes)} settings changed"
 
 
 ACTIONS: Final[Mapping[str, Action]] = {

@@ -24,7 +24,8 @@ from pooler.core.routes import AUTH
 from pooler.core.settings import Route
 from pooler.listener import Address, bind, unlink, wanted
 from pooler.notify import notify, reloading
-from pooler.service import Load, either, problems_of
+from pooler.reload import Load, problems_of
+from pooler.service import either
 from pooler.sockets import socket_address, tcp_sockets
 from pooler.watch import watch
 from pooler.workers.ears import Ears
@@ -109,6 +110,7 @@ class Supervisor:
             loop.add_signal_handler(sign, self._stop_asked)
         loop.add_signal_handler(signal.SIGQUIT, self._stop_now.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
+        loop.add_signal_handler(signal.SIGUSR2, _cannot_be_replaced)
         tasks: list[asyncio.Task[None]] = []
         status = 1
         try:
@@ -372,7 +374,7 @@ class Supervisor:
     async def reload(self) -> None:
         """Have every worker go by the configuration that is there now, or none of them."""
         try:
-            config = self._load()
+            config = self._load({})
             bound = self._bind(config)
         except (ConfigError, OSError) as error:
             self._reload_failed(problems_of(error))
@@ -435,6 +437,14 @@ class Supervisor:
     def _reload_failed(self, problems: list[str]) -> None:
         self.failed_reloads += 1
         logs.event(logging.ERROR, "reload failed", problems=problems)
+
+
+def _cannot_be_replaced() -> None:
+    logs.event(
+        logging.ERROR,
+        "upgrade failed",
+        message="a pooler with several workers cannot be replaced while it runs: restart it",
+    )
 
 
 class StartFailed(Exception):

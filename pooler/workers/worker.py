@@ -29,7 +29,9 @@ from pooler.greeter import Greeter
 from pooler.http import MetricsServer
 from pooler.listener import Address, Listener
 from pooler.metrics import Snapshot, merge
-from pooler.service import Load, Prepared, ReloadRefused, Service
+from pooler.reload import Load, ReloadRefused
+from pooler.service import Prepared, Service
+from pooler.shutdown import Stop
 from pooler.wire import codes
 from pooler.wire.parse import CancelRequest
 
@@ -78,10 +80,10 @@ class Worker(Service):
                 "attending": self._attending,
                 "heard": self._heard,
                 "deaf": self._deaf,
-                "drain": self._stop_wanted.set,
-                "stop": self._stop_now.set,
+                "drain": self.stop,
+                "stop": lambda: self.stop(Stop.NOW),
             },
-            self._stop_wanted.set,
+            self.stop,
         )
 
     # -- listening
@@ -111,6 +113,9 @@ class Worker(Service):
     async def moved_metrics(self, config: Config) -> MetricsServer | None:
         """Return it for the first worker."""
         return None if self.number else await super().moved_metrics(config)
+
+    async def move_console(self, config: Config) -> None:
+        """Nothing: the supervisor has it."""
 
     def duties(self) -> list[Coroutine[Any, Any, None]]:
         """Return nothing: the supervisor says when to reload."""
@@ -261,10 +266,9 @@ class Worker(Service):
         self._channel.tell("doubt", connection.address)
         return super().login_failed(connection, database, user)
 
-    def cancel_request(self, request: CancelRequest) -> None:
-        """Do it, or ask the others to: the client may be one of theirs."""
-        if not self.cancelled(request):
-            self._channel.tell("cancel", request.pid, request.secret.hex())
+    def ask_siblings(self, request: CancelRequest) -> None:
+        """Ask the other workers: the client may be one of theirs."""
+        self._channel.tell("cancel", request.pid, request.secret.hex())
 
     def _cancel(self, pid: int, secret: str) -> None:
         self.cancelled(CancelRequest(pid, bytes.fromhex(secret)))
@@ -284,7 +288,7 @@ class Worker(Service):
         await self._discard()
         self._take(addresses, files)
         try:
-            self._prepared = await self.prepare_reload()
+            self._prepared = await self.prepare_reload({})
         except ReloadRefused as refused:
             return refused.problems
         return []

@@ -683,9 +683,9 @@ class App:
 
     def cancel(self) -> None:
         """Send a cancel request with the key it was told."""
-        client = self.world.router.keys.find(self.client.pid, self.client.secret)
-        if client is not None:
-            client.pool.cancel_client(client)
+        holder = self.world.router.keys.find(self.client.pid, self.client.secret)
+        if holder is not None:
+            holder.cancel()
         self.world.run()
 
     @property
@@ -869,6 +869,22 @@ class World(Edge):
         if delivered:
             self.session(server).cancel()
         server.pool.cancel_over(server, delivered=delivered)
+
+    def schema_changed(self, database: str, words: frozenset[bytes]) -> None:
+        """Tell the router."""
+        self.router.schema_changed(database, words)
+
+    def migrated(
+        self, server: Server, command: str, outline: str, seconds: float, waited: float
+    ) -> None:
+        """Note it."""
+        self.events.append(f"{command}: {outline}")
+
+    def migration_failed(
+        self, server: Server, sqlstate: str, outline: str, seconds: float, waited: float
+    ) -> None:
+        """Note it."""
+        self.events.append(f"failed with {sqlstate}: {outline}")
 
     def functions_changed(self, database: str) -> None:
         """Tell the router."""

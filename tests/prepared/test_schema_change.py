@@ -201,3 +201,26 @@ def test_asyncpg_decodes_nothing_by_an_old_description(
             await connection.close()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("block", [False, True])
+def test_a_change_through_the_pooler_fails_nothing_that_begins_after_it(
+    shared_pooler: SharedPooler, block: bool
+) -> None:
+    """Not even within a transaction block, where nothing can be sent again."""
+    pooler = shared_pooler(databases={"*": {"pool_size": 2}})
+    with pooler.connect(prepare_threshold=0) as connection, pooler.connect() as other:
+        connection.execute("DROP TABLE IF EXISTS widened")
+        connection.execute("CREATE TABLE widened AS SELECT 1 AS a")
+        for number in range(3):
+            with connection.transaction():
+                row = connection.execute("SELECT * FROM widened WHERE a = %s", (1,)).fetchone()
+                assert row is not None
+                assert len(row) == 1 + number
+            sql = f"ALTER TABLE widened ADD COLUMN c{number} text"
+            if block:
+                with other.transaction():
+                    other.execute(sql)
+            else:
+                other.execute(sql)
+        connection.execute("DROP TABLE widened")

@@ -1,0 +1,82 @@
+"""Poolers that are replaced by their successors."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.pooler import Config, merged
+from tests.upgrade.line import Line, adopt_orphans
+from tests.upgrade.sessions import Plan, Tally
+
+StartLine = Callable[..., Line]
+
+
+@pytest.fixture
+def start_line(
+    default_config: Config, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[StartLine]:
+    """Starts poolers to be upgraded: `start_line(databases={"*": {"pool_size": 1}})`."""
+    adopt_orphans()
+    lines: list[Line] = []
+
+    def start(*, options: tuple[str, ...] = (), **overrides: Any) -> Line:
+        folder = tmp_path / f"line{len(lines)}"
+        folder.mkdir()
+        line = Line(merged(default_config, overrides), folder, options=options)
+        lines.append(line)
+        line.start()
+        return line
+
+    yield start
+    failed = request.node.stash.get(_FAILED, False)
+    for line in lines:
+        if failed:
+            print(line.log_text)
+        line.close()
+
+
+_FAILED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Any:
+    """Note a failure, for the log to be shown."""
+    report = yield
+    if report.failed:
+        item.stash[_FAILED] = True
+    return report
+
+
+@contextmanager
+def sessions(line: Line, **plan: Any) -> Iterator[Callable[[], Tally]]:
+    """Many sessions at work; calling what it gives ends them, and judges what they saw."""
+    where = {"host": line.host, "port": line.port, "user": "app", "database": "app"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.upgrade.sessions"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(json.dumps(asdict(Plan(**{**where, **plan}))) + "\n")
+        process.stdin.flush()
+        try:
+            assert process.stdout.readline() == "ready\n"
+
+            def finish() -> Tally:
+                output, _ = process.communicate("end\n", timeout=60)
+                tally = Tally(**json.loads(output))
+                assert tally.faults == []
+                return tally
+
+            yield finish
+        finally:
+            process.kill()
