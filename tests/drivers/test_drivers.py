@@ -28,15 +28,15 @@ def test_pgjdbc(run_program: RunProgram) -> None:
 
 def test_pgx(run_program: RunProgram) -> None:
     need("pgx", "go")
-    build = ["go", "build", "-o", "check", "."]
-    environment = {"GOFLAGS": "-mod=mod", "GOTOOLCHAIN": "local"}
-    run_program(built("pgx", ("go.mod", "main.go"), build, environment) / "check")
+    fetches, builds = ["go", "mod", "tidy"], ["go", "build", "-o", "check", "."]
+    files = ("go.mod", "main.go")
+    run_program(built("pgx", files, fetches, builds, {"GOTOOLCHAIN": "local"}) / "check")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_tokio_postgres(run_program: RunProgram) -> None:
     need("tokio", "cargo")
-    build = ["cargo", "build", "--quiet", "--target-dir", "target"]
-    folder = built("tokio", ("Cargo.toml", "src/main.rs"), build)
+    builds = ["cargo", "build", "--quiet", "--offline", "--target-dir", "target"]
+    folder = built("tokio", ("Cargo.toml", "src/main.rs"), ["cargo", "fetch"], builds)
     run_program(folder / "target" / "debug" / "check")

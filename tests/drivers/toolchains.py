@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-FETCH_TIMEOUT = 600  # seconds; a build of many crates on a loaded machine takes some
+TIMEOUT = 600  # seconds; a build of many crates on a loaded machine takes some
 
 
 def cache() -> Path:
@@ -52,37 +52,49 @@ def made(driver: str, key: str, make: Callable[[Path], None]) -> Path:
 def fetch(
     driver: str, arguments: list[str], folder: Path, environment: Mapping[str, str] | None = None
 ) -> None:
-    """Run a toolchain's command that may use the network; skip where it fails for want of it."""
+    """Run a command that uses the network; skip where that fails."""
     try:
-        done = subprocess.run(
-            arguments,
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            timeout=FETCH_TIMEOUT,
-            env={**os.environ, **(environment or {})},
-        )
+        run(arguments, folder, environment)
     except subprocess.TimeoutExpired:
         pytest.skip(f"SKIPPED: {driver} is not tested, {arguments[0]} does not come to an end")
-    if done.returncode:
-        said = (done.stderr + done.stdout)[-300:]
+    except subprocess.CalledProcessError as failed:
+        said = str(failed.output)[-300:]
         pytest.skip(f"SKIPPED: {driver} is not tested, {arguments[0]} says {said}")
+
+
+def run(arguments: list[str], folder: Path, environment: Mapping[str, str] | None) -> None:
+    """Run a toolchain's command; what it said is in the error, if it fails."""
+    subprocess.run(
+        arguments,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=TIMEOUT,
+        env={**os.environ, **(environment or {})},
+        check=True,
+    )
 
 
 def built(
     driver: str,
     names: Sequence[str],
-    command: list[str],
+    fetches: list[str],
+    builds: list[str],
     environment: Mapping[str, str] | None = None,
 ) -> Path:
-    """The folder with the files of these names and what the command has built of them."""
+    """The folder with the files of these names and what is built of them and what they need."""
     files = {name: (HERE / driver / name).read_text() for name in names}
 
     def make(folder: Path) -> None:
         for name, text in files.items():
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_text(text)
-        fetch(driver, command, folder, environment)
+        fetch(driver, fetches, folder, environment)
+        try:
+            run(builds, folder, environment)
+        except subprocess.CalledProcessError as failed:
+            pytest.fail(f"{driver}: {failed.output}")
 
     return made(driver, str(files), make)
 

@@ -1,11 +1,12 @@
 // tokio-postgres as its users use it. Arguments: host, port, user, password, file of the CA, number of servers.
 
+use std::io::Cursor;
 use std::time::Duration;
 
-use futures_util::{future, pin_mut, stream, SinkExt, StreamExt, TryStreamExt};
+use futures_util::{future, pin_mut, stream, SinkExt, TryStreamExt};
 use tokio::sync::mpsc;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{connect, AsyncMessage, Client, Error, NoTls};
+use tokio_postgres::{connect, AsyncMessage, Client, CopyInSink, Error, NoTls};
 
 fn url(more: &str) -> String {
     let a: Vec<String> = std::env::args().collect();
@@ -61,9 +62,9 @@ async fn transactions() {
     let inner = outer.transaction().await.unwrap();
     assert_eq!(code(inner.batch_execute("SELECT 1/0").await.err().unwrap()), SqlState::DIVISION_BY_ZERO);
     inner.rollback().await.unwrap();
-    let sink = outer.copy_in("COPY t FROM STDIN").await.unwrap();
+    let sink: CopyInSink<Cursor<Vec<u8>>> = outer.copy_in("COPY t FROM STDIN").await.unwrap();
     pin_mut!(sink);
-    let lines = (0..1000).map(|i| Ok::<_, Error>(format!("{i}\n").into_bytes().into()));
+    let lines = (0..1000).map(|i| Ok::<_, Error>(Cursor::new(format!("{i}\n").into_bytes())));
     sink.send_all(&mut stream::iter(lines)).await.unwrap();
     assert_eq!(sink.finish().await.unwrap(), 1000);
     let portal = outer.bind("SELECT n FROM t ORDER BY n", &[]).await.unwrap();
