@@ -17,7 +17,7 @@ from typing import Final
 import uvloop
 
 import pooler
-from pooler import activation, ctl, healthcheck, importer
+from pooler import activation, ctl, healthcheck, importer, top
 from pooler.config import Config, ConfigError, Overrides, json_schema, load
 from pooler.handover import VARIABLE
 from pooler.handover.control import ask
@@ -96,6 +96,7 @@ def _parser() -> tuple[argparse.ArgumentParser, tuple[str, ...]]:
     convert.set_defaults(command=_import)
 
     ctl.add_parser(commands)
+    top.add_parser(commands)
 
     schema = commands.add_parser("schema", help="print the JSON Schema of the configuration file")
     schema.set_defaults(command=_schema)
