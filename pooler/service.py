@@ -12,13 +12,15 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache, partial
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple, cast
 
 import pooler
 from pooler import logs
+from pooler.activation import METRICS
 from pooler.admin import views
 from pooler.admin.commands import Command, Tell
 from pooler.admin.console import Console
@@ -35,6 +37,7 @@ from pooler.core.client import Client
 from pooler.core.edge import Edge
 from pooler.core.errors import CloseReason, PoolerError, ServerFault
 from pooler.core.limits import Allotment
+from pooler.core.meter import Query, Transaction
 from pooler.core.pins import Pin
 from pooler.core.pool import Pool
 from pooler.core.routes import Router
@@ -47,8 +50,9 @@ from pooler.handover.control import Control
 from pooler.handover.giver import left_behind
 from pooler.handover.taker import Taker
 from pooler.handover.upgrades import Upgrades
+from pooler.health import Health, Report
 from pooler.http import MetricsServer
-from pooler.listener import Address, Listener, adapt, bind
+from pooler.listener import SYSTEMD, Address, Listener, adapt, bind
 from pooler.metrics import Snapshot, Tally, snapshot
 from pooler.notify import notify, reloading
 from pooler.peers import Peers, sent_on
@@ -57,13 +61,11 @@ from pooler.shutdown import Stop
 from pooler.sockets import hung_up, tcp_sockets
 from pooler.throttle import Throttle
 from pooler.tls import Tls
+from pooler.traces import Tracing
 from pooler.watch import watch
 from pooler.wire import codes
 from pooler.wire.parse import CancelRequest
 from pooler.wire.scram import Keyring
-
-METRICS: Final = "metrics"
-"""The kind of the listening sockets that are not for clients, in an upgrade."""
 
 TICK: Final = 0.1
 """Seconds between looks at the time limits."""
@@ -93,8 +95,18 @@ class Prepared(NamedTuple):
 class Service(Edge):
     """One pooler."""
 
-    def __init__(self, load: Load, config: Config, taker: Taker | None = None) -> None:
-        """`config` is what `load` has given just now; `taker`, if another process is replaced."""
+    def __init__(
+        self,
+        load: Load,
+        config: Config,
+        taker: Taker | None = None,
+        activated: Mapping[str, list[socket.socket]] = MappingProxyType({}),
+    ) -> None:
+        """`config` is what `load` has given just now.
+
+        `taker` is there if another process is replaced, `activated` are sockets that came with
+        this one, by name.
+        """
         # for ever
         self.load = load
         self.now = time.monotonic  # type: ignore[method-assign]  # asked several times a transaction
@@ -109,16 +121,21 @@ class Service(Edge):
         self.authenticator = Authenticator(lambda: self.config, lookup=self.authquery.lookup)
         self._listener = Listener(lambda: Greeter(self), self.bind)
         self._dialer = Dialer(lambda: self.config, self.randbytes, random.random, self.keyring)
+        self.health = Health(self)
         self._metrics = MetricsServer(self)
         self.console = Console(self)
         self._admin = AdminSocket(lambda: Greeter(self, console_only=True))
         self.upgrades = Upgrades(self, taker)
         self._control = Control(self)
+        self._kept: list[socket.socket] = []  # of Prometheus, while it is not served
         self.peers = Peers(lambda: self.config, self.now)
         if taker is not None:
             taker.begin(self)
             self._listener.owner = False  # for now
+        self._activate(activated)
         # now
+        self.ticked_at = self.now()
+        self.tracing = Tracing(self.now)
         self._greeters: set[Greeter] = set()
         self._reload_wanted = asyncio.Event()
         self._reloading = asyncio.Lock()
@@ -126,7 +143,6 @@ class Service(Edge):
         self._stop_timeout: float | None = None
         self._stop_changed = asyncio.Event()
         self._ticks = 0
-        self._kept: list[socket.socket] = []  # of Prometheus, while suspended
         # counted
         self.tally = Tally()
         self.last_changes: list[Change] = []
@@ -307,6 +323,29 @@ class Service(Edge):
             message=text,
         )
 
+    def slow_query(self, client: Client, server: Server, query: Query) -> None:
+        """Log it, with its waiting apart, and why the client kept its server."""
+        pin = server.pool.keeper.pins.get(server)
+        logs.event(
+            logging.WARNING,
+            "slow query",
+            **_client(client),
+            server=server.ident,
+            pid=server.pid,
+            wait_seconds=round(query.wait, 6),
+            execute_seconds=round(query.ended - query.began, 6),
+            rows=query.rows,
+            bytes=query.sent,
+            sqlstate=query.sqlstate,
+            pinned=", ".join(pin.reasons) if pin is not None else "",
+            pinned_by=pin.statement if pin is not None else "",
+            statement=query.statement,
+        )
+
+    def transaction_traced(self, transaction: Transaction) -> None:
+        """Send it to the collector."""
+        self.tracing.add(transaction)
+
     def bug(self, where: object, error: BaseException) -> None:
         """Log our own mistake, with its traceback."""
         self.errors.note(self.now(), "bug", "", "", "XX000", f"{where!r}: {error!r}")
@@ -419,19 +458,9 @@ class Service(Edge):
         """Return what /metrics shows."""
         return await snapshot(self, self.config.metrics.pool_limit)
 
-    async def obstacles(self) -> list[str]:
-        """Return why clients should not be sent here, nothing if they should."""
-        return self.not_ready()
-
-    def not_ready(self) -> list[str]:
-        """Return why clients should not be sent here, nothing if they should."""
-        if self.stopping:
-            return ["the pooler is shutting down"]
-        return [
-            f"no server of database {pool.database}, user {pool.user}: {pool.supply.last_error}"
-            for pool in self.router.pools.values()
-            if pool.supply.failing_since and pool.supply.last_error is not None
-        ]
+    async def readiness(self) -> Report:
+        """Return what /readyz says."""
+        return await self.health.ready()
 
     # -- life
 
@@ -460,7 +489,7 @@ class Service(Edge):
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._unhandled)
         config = self.config
-        logs.set_up(config.logging.format, config.logging.level)
+        logs.set_up(config.logging.format, config.logging.level, config.logging.repeat_limit)
         logs.event(
             logging.INFO,
             "starting",
@@ -507,17 +536,28 @@ class Service(Edge):
         given = self.upgrades.given(METRICS, host, str(port))
         return given or tcp_sockets(host, port, reuse_port=False)
 
+    def _activate(self, sockets: Mapping[str, list[socket.socket]]) -> None:
+        """Listen on sockets of systemd's; those by another name than `metrics` are for clients."""
+        given = dict(sockets)
+        self._kept = given.pop(METRICS, [])
+        clients = [sock for named in given.values() for sock in named]
+        self._listener.activated = {
+            (SYSTEMD, str(number), ""): [sock] for number, sock in enumerate(clients)
+        }
+
     async def open(self, config: Config) -> None:
         """Listen, for clients, for Prometheus, and for those who operate the pooler."""
         taker = self.upgrades.taker
         if taker is not None:
             await taker.may_prepare()
+            self._activate(taker.activated())
         bound = self._listener.prepare(config)
         if taker is not None:
             await taker.may_serve()
             self._listener.owner = True
         await self._listener.commit(config, bound)
-        await self._metrics.open(config)
+        await self._metrics.open(config, self._kept)
+        self._kept = []
         await self._control.open(config.upgrade.socket)
         await self._admin.open(config.admin.socket)
         self._report_addresses()
@@ -581,6 +621,7 @@ class Service(Edge):
             config.auth_route,
         )
         self.authquery.clear()
+        self.tracing.configure(config)
         self.upgrades.configured()
         for name, database in config.databases.items():
             if database.user and name != "*":
@@ -611,6 +652,7 @@ class Service(Edge):
     def tick(self) -> None:
         """Look at the time limits."""
         self._ticks += 1
+        self.ticked_at = self.now()
         self.upgrades.tick()
         for scope in self.router.holds.over(self.now()):
             self.router.hold()
@@ -620,6 +662,7 @@ class Service(Edge):
             if self._ticks % SECOND == 0:
                 overdue.enforce_client_idle(pool)
         if self._ticks % SECOND == 0:
+            logs.flush()
             self.router.prune()
             period = self.config.admin.stats_period
             self.periods.tick(self.now(), period, self.router.pools.values())
@@ -693,7 +736,7 @@ class Service(Edge):
             self._metrics = prepared.metrics
         await self._listener.commit(config, prepared.bound)
         self._apply(config)
-        logs.set_up(config.logging.format, config.logging.level)
+        logs.set_up(config.logging.format, config.logging.level, config.logging.repeat_limit)
         self.tally.reload(_wall_clock(), ok=True)
         self.last_changes = found
         self.reloaded(found)
@@ -708,6 +751,8 @@ class Service(Edge):
         metrics = self.config.metrics.address
         if metrics is not None:
             found.append(((METRICS, metrics[0], str(metrics[1])), self._metrics.sockets))
+        else:  # systemd's, if any
+            found.append(((METRICS, SYSTEMD, ""), self._metrics.sockets))
         found.append(((control.KIND, self._control.path, ""), self._control.sockets))
         kinds = [(kind, len(sockets)) for kind, sockets in found]
         return kinds, [sock.fileno() for _, sockets in found for sock in sockets]
@@ -805,6 +850,8 @@ class Service(Edge):
             for server in list(pool.leaving):
                 server.transport.abort()
         await asyncio.sleep(0)
+        await self.tracing.close()
+        logs.flush(ended=True)
         logs.event(logging.INFO, "stopped")
 
 
