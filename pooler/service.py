@@ -45,8 +45,6 @@ from pooler.core.server import Server
 from pooler.core.settings import Route
 from pooler.dialer import Dialer
 from pooler.greeter import Greeter
-from pooler.handover import control
-from pooler.handover.control import Control
 from pooler.handover.giver import left_behind
 from pooler.handover.taker import Taker
 from pooler.handover.upgrades import Upgrades
@@ -126,7 +124,6 @@ class Service(Edge):
         self.console = Console(self)
         self._admin = AdminSocket(lambda: Greeter(self, console_only=True))
         self.upgrades = Upgrades(self, taker)
-        self._control = Control(self)
         self._kept: list[socket.socket] = []  # of Prometheus, while it is not served
         self.peers = Peers(lambda: self.config, self.now)
         if taker is not None:
@@ -551,6 +548,10 @@ class Service(Edge):
         if taker is not None:
             await taker.may_prepare()
             self._activate(taker.activated())
+            if taker.overlay:
+                self.overlay = taker.overlay
+                config = self.load(self.overlay)
+                self._apply(config)
         bound = self._listener.prepare(config)
         if taker is not None:
             await taker.may_serve()
@@ -558,7 +559,6 @@ class Service(Edge):
         await self._listener.commit(config, bound)
         await self._metrics.open(config, self._kept)
         self._kept = []
-        await self._control.open(config.upgrade.socket)
         await self._admin.open(config.admin.socket)
         self._report_addresses()
         if taker is not None:
@@ -753,7 +753,6 @@ class Service(Edge):
             found.append(((METRICS, metrics[0], str(metrics[1])), self._metrics.sockets))
         else:  # systemd's, if any
             found.append(((METRICS, SYSTEMD, ""), self._metrics.sockets))
-        found.append(((control.KIND, self._control.path, ""), self._control.sockets))
         kinds = [(kind, len(sockets)) for kind, sockets in found]
         return kinds, [sock.fileno() for _, sockets in found for sock in sockets]
 
@@ -761,7 +760,7 @@ class Service(Edge):
         """Accept nobody for a moment, or ever again."""
         self._listener.suspend()
         self._kept = await self._metrics.suspend()
-        self._control.suspend()
+        self._admin.close()
 
     async def resume(self) -> None:
         """Be what we were before `suspend`."""
@@ -770,7 +769,7 @@ class Service(Edge):
         before, self._metrics = self._metrics, MetricsServer(self)
         await before.close()
         await self._metrics.open(self.config, kept)
-        await self._control.resume()
+        await self._admin.open(self.config.admin.socket)
         self._apply(self.config)
 
     def taken_over(self) -> None:
@@ -794,7 +793,6 @@ class Service(Edge):
             if self._how is not Stop.NOW:
                 await self._unless_changed(self.config.timeouts.shutdown_delay, lambda: False)
         self._listener.close()
-        self._control.close(unlink=not self.upgrades.handed_over)
         for greeter in list(self._greeters):
             greeter.turn_away(error, CloseReason.SHUTDOWN)
         self.router.closed = True

@@ -831,6 +831,9 @@ class Pool:
                 gauge.withdraw(self)
             self.retire_idle()
             self.keeper.give_way(everything=True)
+            for server in list(self.working):
+                if server.client is not None:
+                    self.keeper.recheck(server.client)
 
     def kill(self, error: PoolerError) -> None:
         """Cut off all clients and servers."""
