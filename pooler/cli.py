@@ -7,22 +7,21 @@ import argparse
 import json
 import os
 import resource
-import signal
 import socket
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 import uvloop
 
 import pooler
-from pooler import healthcheck, importer
+from pooler import activation, ctl, healthcheck, importer, top
 from pooler.config import Config, ConfigError, Overrides, json_schema, load
 from pooler.handover import VARIABLE
-from pooler.handover.control import ask
-from pooler.handover.giver import LAST_WORDS, START_LIMIT
 from pooler.handover.taker import Taker
-from pooler.service import Service, problems_of
+from pooler.reload import Overlay, problems_of
+from pooler.service import Service
 
 FAILED: Final = 1
 MISUSED: Final = 2
@@ -68,13 +67,6 @@ def _parser() -> tuple[argparse.ArgumentParser, tuple[str, ...]]:
     _add_configuration(check)
     check.set_defaults(command=_check)
 
-    upgrade = commands.add_parser(
-        "upgrade", help="replace the running pooler by a new process, unnoticed by its clients"
-    )
-    _add_configuration(upgrade)
-    upgrade.add_argument("--pid", type=int, help="the process to be replaced; else upgrade.socket")
-    upgrade.set_defaults(command=_upgrade)
-
     doctor = commands.add_parser("doctor", help="check that each configured database answers")
     _add_configuration(doctor)
     doctor.set_defaults(command=_doctor)
@@ -93,6 +85,9 @@ def _parser() -> tuple[argparse.ArgumentParser, tuple[str, ...]]:
     convert.add_argument("-o", "--output", metavar="FILE", help="(default: standard output)")
     convert.set_defaults(command=_import)
 
+    ctl.add_parser(commands)
+    top.add_parser(commands)
+
     schema = commands.add_parser("schema", help="print the JSON Schema of the configuration file")
     schema.set_defaults(command=_schema)
     return parser, tuple(commands.choices)
@@ -107,8 +102,9 @@ def _add_configuration(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metrics", metavar="HOST:PORT", help='address of /metrics, "" for none')
 
 
-def _load(options: argparse.Namespace) -> Config:
-    overrides = Overrides(options.upstream, options.listen, options.metrics)
+def _load(options: argparse.Namespace, overlay: Overlay | None = None) -> Config:
+    settings = tuple((overlay or {}).items())
+    overrides = Overrides(options.upstream, options.listen, options.metrics, settings)
     if options.ini is not None:
         form = importer.ini_form
         return load(options.ini, environ=os.environ, overrides=overrides, form=form)
@@ -126,9 +122,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 async def _serve(options: argparse.Namespace) -> int:
-    def read() -> Config:
-        return _load(options)
-
+    read = partial(_load, options)
     if options.worker is not None:
         from pooler.workers.worker import Worker  # as few need it
 
@@ -146,12 +140,15 @@ async def _serve(options: argparse.Namespace) -> int:
         if taker is not None:
             await taker.refuse("; ".join(problems_of(error)))
         raise
+    activated = activation.sockets(os.environ)
+    if config.workers > 1 and activated:
+        raise OSError("several workers listen on sockets of their own: not on those of systemd")
     if config.workers > 1:
         from pooler.workers.supervisor import Supervisor
 
         command = (sys.executable, "-m", "pooler", *options.given, "--worker")
         return await Supervisor(read, config, command).run()
-    await Service(read, config, taker).run()
+    await Service(read, config, taker, activated).run()
     return 0
 
 
@@ -166,32 +163,6 @@ def _check(options: argparse.Namespace) -> int:
     config = _load(options)
     print(f"{config.source or 'configuration'}: ok, {len(config.databases)} database(s)")
     return 0
-
-
-def _upgrade(options: argparse.Namespace) -> int:
-    if options.pid is not None:
-        try:
-            os.kill(options.pid, signal.SIGUSR2)
-        except OSError as error:
-            print(f"pooler: process {options.pid}: {error.strerror}", file=sys.stderr)
-            return FAILED
-        print(f"process {options.pid} was asked; its log tells the outcome")
-        return 0
-    config = _load(options)
-    path = config.upgrade.socket
-    if config.workers > 1:
-        print("pooler: with several workers it has to be restarted", file=sys.stderr)
-        return FAILED
-    if not path:
-        print("pooler: upgrade.socket is not set; use --pid, or set it", file=sys.stderr)
-        return MISUSED
-    try:
-        done, words = ask(path, START_LIMIT + LAST_WORDS)
-    except OSError as error:
-        print(f"pooler: {error}", file=sys.stderr)
-        return FAILED
-    print(words if done else f"pooler: {words}", file=sys.stdout if done else sys.stderr)
-    return 0 if done else FAILED
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -4,7 +4,9 @@ import asyncio
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, cast
 
+from pooler.admin.session import Session
 from pooler.config.certificates import ClientSide
+from pooler.config.config import CONSOLE
 from pooler.core.errors import CloseReason, PoolerError
 from pooler.dialogue import DialogueProtocol
 from pooler.sockets import connection, peer_name, set_options
@@ -30,9 +32,10 @@ if TYPE_CHECKING:
 class Greeter(DialogueProtocol[Login | CancelRequest]):
     """One connection until it is a client, or gone."""
 
-    def __init__(self, service: "Service") -> None:
+    def __init__(self, service: "Service", *, console_only: bool = False) -> None:
         super().__init__(self._login())
         self._service = service
+        self.console_only = console_only
         self._tls: ClientSide | None = None  # what it was offered
         self._name = ""
         self._user = ""
@@ -95,6 +98,11 @@ class Greeter(DialogueProtocol[Login | CancelRequest]):
         """Have the user looked up."""
         self._user = request.user
         self._database = request.database
+        console = self._service.console
+        if self.console_only and request.database not in CONSOLE:
+            raise LoginFailed(codes.INVALID_DATABASE, "only the console is on this socket")
+        if console.is_own(connection(self.transport), request.database, request.user):
+            return Account("trust")
         return self._service.authenticator.find(connection(self.transport), request)
 
     def succeeded(self, result: Login | CancelRequest, rest: bytes) -> None:
@@ -107,6 +115,9 @@ class Greeter(DialogueProtocol[Login | CancelRequest]):
                 self.transport.close()
             else:
                 self._task = asyncio.get_running_loop().create_task(self._hang_up_after(asking))
+            return
+        if result.database in CONSOLE:
+            self._open_console(result, rest)
             return
         admission = service.admission(result.database, result.user)
         if admission is None:
@@ -150,6 +161,22 @@ class Greeter(DialogueProtocol[Login | CancelRequest]):
         client.pool.enter(client)
         if rest:
             client.data_received(rest)
+
+    def _open_console(self, login: Login, rest: bytes) -> None:
+        console = self._service.console
+        own = console.is_own(connection(self.transport), login.database, login.user)
+        try:
+            console.check(login.user, own=own)
+        except PoolerError as error:
+            response = error.response("FATAL")
+            self._refuse(response, error.sqlstate, CloseReason.LOGIN_FAILED, error.text)
+            return
+        session = Session(console, self.transport, self._name, login, own=own)
+        console.sessions[session] = None
+        self.transport.set_protocol(session)
+        session.greet()
+        if rest:
+            session.data_received(rest)
 
     async def _hang_up_after(self, asking: Awaitable[None]) -> None:
         try:

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from pooler.config import Settings
 from pooler.dashboard import Dashboard
-from pooler.metrics import CONTENT_TYPE, exposition
+from pooler.metrics import CONTENT_TYPE, exposition, pgbouncer
 from pooler.sockets import socket_address
 
 if TYPE_CHECKING:
@@ -32,14 +32,16 @@ class MetricsServer:
     async def open(self, settings: Settings, kept: Sequence[socket.socket] = ()) -> None:
         """Listen where `metrics.listen` says, if it does, or on sockets that do; OSError."""
         address = settings.metrics.address
-        if address is None:
+        sockets = list(kept)
+        if not sockets and address is not None:
+            sockets = self._service.bind_metrics(*address)
+        if not sockets:
             return
         app = web.Application()
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
         self._dashboard.add_to(app)
-        sockets = list(kept) or self._service.bind_metrics(*address)
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
         await self._runner.setup()
         for sock in sockets:
@@ -67,16 +69,19 @@ class MetricsServer:
     async def _metrics(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": CONTENT_TYPE})
         await response.prepare(request)
-        async for piece in exposition(await self._service.figures()):
+        found = await self._service.figures()
+        async for piece in exposition(found):
             await response.write(piece)
+        if self._service.config.metrics.pgbouncer_names:
+            async for text in pgbouncer.pieces(self._service, found):
+                await response.write(text.encode())
         await response.write_eof()
         return response
 
     async def _healthz(self, request: web.Request) -> web.Response:
-        return web.json_response({"status": "ok"})
+        report = self._service.health.alive()
+        return web.json_response(report, status=200 if report["status"] == "ok" else 503)
 
     async def _readyz(self, request: web.Request) -> web.Response:
-        why = await self._service.obstacles()
-        if why:
-            return web.json_response({"status": "not ready", "reasons": why}, status=503)
-        return web.json_response({"status": "ready"})
+        report = await self._service.readiness()
+        return web.json_response(report, status=200 if report["status"] == "ready" else 503)

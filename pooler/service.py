@@ -5,21 +5,27 @@ here or handed on, what it reports is logged. A reload applies whole or not at a
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 import secrets
 import signal
 import socket
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache, partial
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple, cast
 
 import pooler
 from pooler import logs
+from pooler.activation import METRICS
 from pooler.admin import views
+from pooler.admin.commands import Command, Tell
+from pooler.admin.console import Console
 from pooler.admin.errors import Errors
+from pooler.admin.socket import AdminSocket
 from pooler.admin.stats import Periods
 from pooler.admin.view import Rows
 from pooler.auth import Authenticator, Connection
@@ -31,6 +37,7 @@ from pooler.core.client import Client
 from pooler.core.edge import Edge
 from pooler.core.errors import CloseReason, PoolerError, ServerFault
 from pooler.core.limits import Allotment
+from pooler.core.meter import Query, Transaction
 from pooler.core.pins import Pin
 from pooler.core.pool import Pool
 from pooler.core.routes import Router
@@ -38,26 +45,25 @@ from pooler.core.server import Server
 from pooler.core.settings import Route
 from pooler.dialer import Dialer
 from pooler.greeter import Greeter
-from pooler.handover import control
-from pooler.handover.control import Control
 from pooler.handover.giver import left_behind
 from pooler.handover.taker import Taker
 from pooler.handover.upgrades import Upgrades
+from pooler.health import Health, Report
 from pooler.http import MetricsServer
-from pooler.listener import Address, Listener, adapt, bind
+from pooler.listener import SYSTEMD, Address, Listener, adapt, bind
 from pooler.metrics import Snapshot, Tally, snapshot
 from pooler.notify import notify, reloading
 from pooler.peers import Peers, sent_on
+from pooler.reload import Load, Overlay, ReloadRefused, problems_of
+from pooler.shutdown import Stop
 from pooler.sockets import hung_up, tcp_sockets
 from pooler.throttle import Throttle
 from pooler.tls import Tls
+from pooler.traces import Tracing
 from pooler.watch import watch
 from pooler.wire import codes
 from pooler.wire.parse import CancelRequest
 from pooler.wire.scram import Keyring
-
-METRICS: Final = "metrics"
-"""The kind of the listening sockets that are not for clients, in an upgrade."""
 
 TICK: Final = 0.1
 """Seconds between looks at the time limits."""
@@ -73,34 +79,36 @@ ROUTES: Final = 1000
 LAST_WORDS: Final = 2.0
 """Seconds for servers to end their sessions and clients to read why, when all else is done."""
 
-Load = Callable[[], Config]
-
 
 class Prepared(NamedTuple):
     """A configuration that can be gone by: its addresses are bound."""
 
     config: Config
+    overlay: Overlay
     bound: dict[Address, list[socket.socket]]
     metrics: MetricsServer | None
     """Serves the new address, where it is another."""
 
 
-class ReloadRefused(Exception):
-    """A configuration cannot be gone by, and nothing has changed."""
-
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__("; ".join(problems))
-        self.problems = problems
-
-
 class Service(Edge):
     """One pooler."""
 
-    def __init__(self, load: Load, config: Config, taker: Taker | None = None) -> None:
-        """`config` is what `load` has given just now; `taker`, if another process is replaced."""
+    def __init__(
+        self,
+        load: Load,
+        config: Config,
+        taker: Taker | None = None,
+        activated: Mapping[str, list[socket.socket]] = MappingProxyType({}),
+    ) -> None:
+        """`config` is what `load` has given just now.
+
+        `taker` is there if another process is replaced, `activated` are sockets that came with
+        this one, by name.
+        """
         # for ever
-        self._load = load
+        self.load = load
         self.now = time.monotonic  # type: ignore[method-assign]  # asked several times a transaction
+        self.overlay: Overlay = {}
         self.config = config
         self.login_key = secrets.token_bytes(32)
         self.randbytes = secrets.token_bytes
@@ -111,20 +119,27 @@ class Service(Edge):
         self.authenticator = Authenticator(lambda: self.config, lookup=self.authquery.lookup)
         self._listener = Listener(lambda: Greeter(self), self.bind)
         self._dialer = Dialer(lambda: self.config, self.randbytes, random.random, self.keyring)
+        self.health = Health(self)
         self._metrics = MetricsServer(self)
+        self.console = Console(self)
+        self._admin = AdminSocket(lambda: Greeter(self, console_only=True))
         self.upgrades = Upgrades(self, taker)
-        self._control = Control(self)
+        self._kept: list[socket.socket] = []  # of Prometheus, while it is not served
         self.peers = Peers(lambda: self.config, self.now)
         if taker is not None:
             taker.begin(self)
             self._listener.owner = False  # for now
+        self._activate(activated)
         # now
+        self.ticked_at = self.now()
+        self.tracing = Tracing(self.now)
         self._greeters: set[Greeter] = set()
         self._reload_wanted = asyncio.Event()
-        self._stop_wanted = asyncio.Event()
-        self._stop_now = asyncio.Event()
+        self._reloading = asyncio.Lock()
+        self._stop: Stop | None = None
+        self._stop_timeout: float | None = None
+        self._stop_changed = asyncio.Event()
         self._ticks = 0
-        self._kept: list[socket.socket] = []  # of Prometheus, while suspended
         # counted
         self.tally = Tally()
         self.last_changes: list[Change] = []
@@ -305,6 +320,29 @@ class Service(Edge):
             message=text,
         )
 
+    def slow_query(self, client: Client, server: Server, query: Query) -> None:
+        """Log it, with its waiting apart, and why the client kept its server."""
+        pin = server.pool.keeper.pins.get(server)
+        logs.event(
+            logging.WARNING,
+            "slow query",
+            **_client(client),
+            server=server.ident,
+            pid=server.pid,
+            wait_seconds=round(query.wait, 6),
+            execute_seconds=round(query.ended - query.began, 6),
+            rows=query.rows,
+            bytes=query.sent,
+            sqlstate=query.sqlstate,
+            pinned=", ".join(pin.reasons) if pin is not None else "",
+            pinned_by=pin.statement if pin is not None else "",
+            statement=query.statement,
+        )
+
+    def transaction_traced(self, transaction: Transaction) -> None:
+        """Send it to the collector."""
+        self.tracing.add(transaction)
+
     def bug(self, where: object, error: BaseException) -> None:
         """Log our own mistake, with its traceback."""
         self.errors.note(self.now(), "bug", "", "", "XX000", f"{where!r}: {error!r}")
@@ -321,7 +359,7 @@ class Service(Edge):
 
     def greeting(self, greeter: Greeter) -> bool:
         """Count a connection that starts its login; False: there are too many."""
-        limit = self.router.clients.limit
+        limit = 0 if greeter.console_only else self.router.clients.limit
         if limit and len(self._greeters) + self.router.clients.count >= limit + LOGINS_BEYOND_LIMIT:
             return False
         self._greeters.add(greeter)
@@ -368,10 +406,10 @@ class Service(Edge):
 
     def cancelled(self, request: CancelRequest) -> bool:
         """Do it, and return whether the key is one of ours."""
-        client = self.router.keys.find(request.pid, request.secret)
-        if client is not None:
-            client.pool.cancel_client(client)
-        return client is not None
+        holder = self.router.keys.find(request.pid, request.secret)
+        if holder is not None:
+            holder.cancel()
+        return holder is not None
 
     def refused(
         self,
@@ -399,7 +437,15 @@ class Service(Edge):
                 cause=cause,
             )
 
-    # -- what people see
+    # -- what people do and see
+
+    async def do(self, command: Command, *arguments: Any, tell: Tell | None = None) -> None:
+        """Give a command of `admin.commands`, which may `tell` something meanwhile."""
+        await command(self, *arguments, **({"tell": tell} if tell is not None else {}))
+
+    async def do_for(self, client: int, command: Command) -> Any:
+        """Give a command that is about one client, by its number; return what it returns."""
+        return await command(self, client)
 
     async def rows(self, view: str) -> Rows:
         """Return the rows of a view."""
@@ -409,19 +455,9 @@ class Service(Edge):
         """Return what /metrics shows."""
         return await snapshot(self, self.config.metrics.pool_limit)
 
-    async def obstacles(self) -> list[str]:
-        """Return why clients should not be sent here, nothing if they should."""
-        return self.not_ready()
-
-    def not_ready(self) -> list[str]:
-        """Return why clients should not be sent here, nothing if they should."""
-        if self.router.ending is not None:
-            return ["the pooler is shutting down"]
-        return [
-            f"no server of database {pool.database}, user {pool.user}: {pool.supply.last_error}"
-            for pool in self.router.pools.values()
-            if pool.supply.failing_since and pool.supply.last_error is not None
-        ]
+    async def readiness(self) -> Report:
+        """Return what /readyz says."""
+        return await self.health.ready()
 
     # -- life
 
@@ -430,16 +466,27 @@ class Service(Edge):
         """Where clients can connect to."""
         return self._listener.addresses
 
-    def stop(self) -> None:
-        """Let clients finish their transactions, then end; the second time, end at once."""
-        (self._stop_now if self._stop_wanted.is_set() else self._stop_wanted).set()
+    @property
+    def stopping(self) -> bool:
+        """True once the end has begun."""
+        return self._stop is not None
+
+    def stop(self, how: Stop = Stop.SERVERS, timeout: float | None = None) -> None:
+        """End, `timeout` seconds from now at the latest; with the same wish again: at once.
+
+        Without a `timeout` it is `shutdown_timeout`, or none where clients are waited for.
+        """
+        if self._stop is not None and how.haste <= self._stop.haste:
+            how = Stop.NOW
+        self._stop, self._stop_timeout = how, timeout
+        self._stop_changed.set()
 
     async def run(self) -> None:
         """Serve until told to stop; OSError when an address cannot be had."""
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._unhandled)
         config = self.config
-        logs.set_up(config.logging.format, config.logging.level)
+        logs.set_up(config.logging.format, config.logging.level, config.logging.repeat_limit)
         logs.event(
             logging.INFO,
             "starting",
@@ -457,13 +504,13 @@ class Service(Edge):
                 await self.upgrades.taker.refuse(str(error) or type(error).__name__)
             raise
         self.tally.reloaded_at = _wall_clock()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop)
-        loop.add_signal_handler(signal.SIGQUIT, self._stop_now.set)
+        self.heed_signals()
         tasks = [loop.create_task(task) for task in (self._tick(), *self.duties())]
         self.ready()
         try:
-            await either(self._stop_wanted, self._stop_now, self.upgrades.replaced)
+            await either(self._stop_changed, self.upgrades.replaced)
+            if not self.stopping:
+                self.stop()
             await self._drain()
         finally:
             for task in tasks[1:]:
@@ -486,18 +533,33 @@ class Service(Edge):
         given = self.upgrades.given(METRICS, host, str(port))
         return given or tcp_sockets(host, port, reuse_port=False)
 
+    def _activate(self, sockets: Mapping[str, list[socket.socket]]) -> None:
+        """Listen on sockets of systemd's; those by another name than `metrics` are for clients."""
+        given = dict(sockets)
+        self._kept = given.pop(METRICS, [])
+        clients = [sock for named in given.values() for sock in named]
+        self._listener.activated = {
+            (SYSTEMD, str(number), ""): [sock] for number, sock in enumerate(clients)
+        }
+
     async def open(self, config: Config) -> None:
-        """Listen, for clients and for Prometheus."""
+        """Listen, for clients, for Prometheus, and for those who operate the pooler."""
         taker = self.upgrades.taker
         if taker is not None:
             await taker.may_prepare()
+            self._activate(taker.activated())
+            if taker.overlay:
+                self.overlay = taker.overlay
+                config = self.load(self.overlay)
+                self._apply(config)
         bound = self._listener.prepare(config)
         if taker is not None:
             await taker.may_serve()
             self._listener.owner = True
         await self._listener.commit(config, bound)
-        await self._metrics.open(config)
-        await self._control.open(config.upgrade.socket)
+        await self._metrics.open(config, self._kept)
+        self._kept = []
+        await self._admin.open(config.admin.socket)
         self._report_addresses()
         if taker is not None:
             taker.serves()
@@ -508,13 +570,28 @@ class Service(Edge):
         await server.open(config)
         return server
 
+    async def move_console(self, config: Config) -> None:
+        """Have the console's socket where it is to be now; OSError."""
+        await self._admin.open(config.admin.socket)
+
+    def heed_signals(self) -> None:
+        """Stop when told to."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        loop.add_signal_handler(signal.SIGQUIT, self.stop, Stop.NOW)
+
     def duties(self) -> list[Coroutine[Any, Any, None]]:
         """Return what is to be done beside serving."""
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_as_asked)
         loop.add_signal_handler(signal.SIGUSR2, self.upgrades.ask)
         files = watch(lambda: self.config.files, lambda: self.config.seen, self._reload_wanted.set)
         return [self._reload_when_asked(), files]
+
+    def reloaded(self, found: list[Change]) -> None:
+        """Tell everybody what is different now."""
+        logs.event(logging.INFO, "reloaded", changes=[str(change) for change in found])
 
     def ready(self) -> None:
         """Tell everybody that clients can come."""
@@ -544,6 +621,7 @@ class Service(Edge):
             config.auth_route,
         )
         self.authquery.clear()
+        self.tracing.configure(config)
         self.upgrades.configured()
         for name, database in config.databases.items():
             if database.user and name != "*":
@@ -558,11 +636,13 @@ class Service(Edge):
     def _report_addresses(self) -> None:
         for address in self._listener.addresses:
             logs.event(logging.INFO, "listening", address=address)
-        self._report_metrics()
+        self._report_operation()
 
-    def _report_metrics(self) -> None:
+    def _report_operation(self) -> None:
         for address in self._metrics.addresses:
             logs.event(logging.INFO, "metrics", address=address)
+        if self._admin.path:
+            logs.event(logging.INFO, "console", address=self._admin.path)
 
     async def _tick(self) -> None:
         while True:
@@ -572,17 +652,27 @@ class Service(Edge):
     def tick(self) -> None:
         """Look at the time limits."""
         self._ticks += 1
+        self.ticked_at = self.now()
         self.upgrades.tick()
+        for scope in self.router.holds.over(self.now()):
+            self.router.hold()
+            logs.event(logging.INFO, "resumed", scope=str(scope), why="its time is over")
         for pool in list(self.router.pools.values()):
             overdue.enforce(pool)
             if self._ticks % SECOND == 0:
                 overdue.enforce_client_idle(pool)
         if self._ticks % SECOND == 0:
+            logs.flush()
             self.router.prune()
             period = self.config.admin.stats_period
             self.periods.tick(self.now(), period, self.router.pools.values())
 
     # -- reload
+
+    def _reload_as_asked(self) -> None:
+        """Go by the files alone, as SIGHUP wants."""
+        self.overlay = {}
+        self._reload_wanted.set()
 
     async def _reload_when_asked(self) -> None:
         while True:
@@ -591,34 +681,44 @@ class Service(Edge):
             if self.upgrades.handed_over:  # the file is the other process's
                 continue
             notify(*reloading())
-            await self.reload()
+            with contextlib.suppress(ReloadRefused):  # which has been logged
+                await self.reload(self.overlay)
             notify("READY=1")
 
-    async def reload(self) -> None:
-        """Load the configuration anew and go by it, or say why not and change nothing."""
-        try:
-            prepared = await self.prepare_reload()
-        except ReloadRefused as refused:
-            self.tally.reload(_wall_clock(), ok=False)
-            for problem in refused.problems:
-                self.errors.note(self.now(), "reload failed", "", "", "F0000", problem)
-            logs.event(logging.ERROR, "reload failed", problems=refused.problems)
-            return
-        await self.commit_reload(prepared)
+    async def reload(self, overlay: Overlay) -> list[Change]:
+        """Load the configuration anew, with what is SET on top, and go by it.
 
-    async def prepare_reload(self) -> Prepared:
+        Returns what is different now; ReloadRefused: nothing is.
+        """
+        async with self._reloading:
+            try:
+                prepared = await self.prepare_reload(overlay)
+            except ReloadRefused as refused:
+                self.tally.reload(_wall_clock(), ok=False)
+                for problem in refused.problems:
+                    code = codes.CONFIG_FILE_ERROR
+                    self.errors.note(self.now(), "reload failed", "", "", code, problem)
+                logs.event(logging.ERROR, "reload failed", problems=refused.problems)
+                raise
+            await self.commit_reload(prepared)
+        return self.last_changes
+
+    async def prepare_reload(self, overlay: Overlay) -> Prepared:
         """Load the configuration and bind what it wants; ReloadRefused, and nothing has changed."""
         bound: dict[Address, list[socket.socket]] = {}
         metrics = None
         try:
-            config = self._load()
+            config = self.load(overlay)
             bound = self._listener.prepare(config)
             if config.metrics.listen != self.config.metrics.listen:
                 metrics = await self.moved_metrics(config)
+            await self.move_console(config)
         except (ConfigError, OSError) as error:
             self._listener.discard(bound)
+            if metrics is not None:
+                await metrics.close()
             raise ReloadRefused(problems_of(error)) from error
-        return Prepared(config, bound, metrics)
+        return Prepared(config, overlay, bound, metrics)
 
     async def discard_reload(self, prepared: Prepared) -> None:
         """Do not go by it after all."""
@@ -630,15 +730,16 @@ class Service(Edge):
         """Go by it."""
         config = prepared.config
         found = changes(self.config, config)
+        self.overlay = prepared.overlay
         if prepared.metrics is not None:
             await self._metrics.close()
             self._metrics = prepared.metrics
         await self._listener.commit(config, prepared.bound)
         self._apply(config)
-        logs.set_up(config.logging.format, config.logging.level)
+        logs.set_up(config.logging.format, config.logging.level, config.logging.repeat_limit)
         self.tally.reload(_wall_clock(), ok=True)
         self.last_changes = found
-        logs.event(logging.INFO, "reloaded", changes=[str(change) for change in found])
+        self.reloaded(found)
         if prepared.bound or prepared.metrics is not None:
             self._report_addresses()
 
@@ -650,7 +751,8 @@ class Service(Edge):
         metrics = self.config.metrics.address
         if metrics is not None:
             found.append(((METRICS, metrics[0], str(metrics[1])), self._metrics.sockets))
-        found.append(((control.KIND, self._control.path, ""), self._control.sockets))
+        else:  # systemd's, if any
+            found.append(((METRICS, SYSTEMD, ""), self._metrics.sockets))
         kinds = [(kind, len(sockets)) for kind, sockets in found]
         return kinds, [sock.fileno() for _, sockets in found for sock in sockets]
 
@@ -658,7 +760,7 @@ class Service(Edge):
         """Accept nobody for a moment, or ever again."""
         self._listener.suspend()
         self._kept = await self._metrics.suspend()
-        self._control.suspend()
+        self._admin.close()
 
     async def resume(self) -> None:
         """Be what we were before `suspend`."""
@@ -667,7 +769,7 @@ class Service(Edge):
         before, self._metrics = self._metrics, MetricsServer(self)
         await before.close()
         await self._metrics.open(self.config, kept)
-        await self._control.resume()
+        await self._admin.open(self.config.admin.socket)
         self._apply(self.config)
 
     def taken_over(self) -> None:
@@ -677,9 +779,9 @@ class Service(Edge):
     # -- the end
 
     async def _drain(self) -> None:
-        """Let clients finish their transactions, for `shutdown_timeout` at most."""
-        timeout = self.config.timeouts.shutdown_timeout
-        logs.event(logging.INFO, "stopping", clients=self.router.clients.count, timeout=timeout)
+        """Have clients leave, in the way that is wanted."""
+        clients = self.router.clients.count
+        logs.event(logging.INFO, "stopping", clients=clients, how=self._how.value or "NOW")
         if self.upgrades.handed_over:
             self._listener.release()
             for sock in self._kept:
@@ -687,27 +789,43 @@ class Service(Edge):
             error = left_behind()
         else:
             notify("STOPPING=1")
-            error = PoolerError(
-                codes.ADMIN_SHUTDOWN, "terminating connection due to administrator command"
-            )
+            error = _shutdown()
+            if self._how is not Stop.NOW:
+                await self._unless_changed(self.config.timeouts.shutdown_delay, lambda: False)
         self._listener.close()
-        self._control.close(unlink=not self.upgrades.handed_over)
         for greeter in list(self._greeters):
             greeter.turn_away(error, CloseReason.SHUTDOWN)
-        self.router.end(error, CloseReason.SHUTDOWN)
-        end = self.now() + timeout if timeout else float("inf")
-        # three conditions, one of them time
-        while self.router.clients.count and self.now() < end and not self._stop_now.is_set():  # noqa: ASYNC110
-            await asyncio.sleep(TICK / 2)
+        self.router.closed = True
+        if self._how is Stop.CLIENTS:
+            await self._unless_changed(self._stop_timeout, self._empty)
+        if self._how is not Stop.NOW:
+            timeout = self._stop_timeout if self._how is Stop.SERVERS else None
+            if timeout is None:
+                timeout = self.config.timeouts.shutdown_timeout or None
+            self.router.end(error, CloseReason.SHUTDOWN)
+            await self._unless_changed(timeout, self._empty)
         left = self.router.clients.count
         if left:
             logs.event(logging.WARNING, "clients cut off", clients=left)
 
+    @property
+    def _how(self) -> Stop:
+        return self._stop or Stop.NOW
+
+    def _empty(self) -> bool:
+        return not self.router.clients.count
+
+    async def _unless_changed(self, seconds: float | None, over: Callable[[], bool]) -> None:
+        """Wait so long (None: for ever), or until it is over, or there is more haste."""
+        how = self._stop
+        end = float("inf") if seconds is None else self.now() + seconds
+        # three conditions, one of them time
+        while not over() and self.now() < end and self._stop is how:  # noqa: ASYNC110
+            await asyncio.sleep(TICK / 2)
+
     async def _close(self, tick: "asyncio.Task[None]") -> None:
         """Close what is left, and wait a moment for the servers to have ended their sessions."""
-        error = PoolerError(
-            codes.ADMIN_SHUTDOWN, "terminating connection due to administrator command"
-        )
+        error = _shutdown()
         pools = list(self.router.pools.values())
         for pool in pools:
             for client in list(pool.clients):
@@ -716,24 +834,23 @@ class Service(Edge):
                 pool.close(server, CloseReason.SHUTDOWN)
         end = self.now() + LAST_WORDS
         while any(pool.leaving for pool in pools) and self.now() < end:
-            if self._stop_now.is_set():
+            if self._how is Stop.NOW:
                 break
             await asyncio.sleep(TICK / 10)
         tick.cancel()
         await self.authquery.close()
         await self._dialer.close()
         await self._metrics.close()
+        for session in list(self.console.sessions):
+            session.fail(error)
+        self._admin.close()
         for pool in pools:
             for server in list(pool.leaving):
                 server.transport.abort()
         await asyncio.sleep(0)
+        await self.tracing.close()
+        logs.flush(ended=True)
         logs.event(logging.INFO, "stopped")
-
-
-def problems_of(error: ConfigError | OSError) -> list[str]:
-    """Return why a configuration cannot be gone by, for people."""
-    problems = error.problems if isinstance(error, ConfigError) else (error,)
-    return [str(problem) for problem in problems]
 
 
 async def either(*events: asyncio.Event) -> None:
@@ -744,6 +861,10 @@ async def either(*events: asyncio.Event) -> None:
     finally:
         for task in tasks:
             task.cancel()
+
+
+def _shutdown() -> PoolerError:
+    return PoolerError(codes.ADMIN_SHUTDOWN, "terminating connection due to administrator command")
 
 
 def _wall_clock() -> float:

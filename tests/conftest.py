@@ -91,6 +91,7 @@ def default_config(postgres: Postgres) -> Config:
         "users": {name: {"password": password} for name, password in PASSWORDS.items()},
         "databases": {"*": {"host": postgres.host, "port": postgres.port, "pool_size": 5}},
         "metrics": {"listen": "127.0.0.1:0"},
+        "admin": {"socket": ""},
         "logging": {"format": "json"},
     }
 

@@ -31,6 +31,8 @@ from pooler.core.server import ServerState
 if TYPE_CHECKING:
     from pooler.service import Service
 
+NAME: Final = "pgbouncer"
+"""What the console is called as a database and as a user."""
 LONGEST: Final = Column("longest", Type.BIGINT, Fold.MAX)
 """The longest wait in microseconds, which PgBouncer has in two columns."""
 
@@ -71,6 +73,13 @@ def _pools(service: "Service") -> Iterator[Row]:
             _mode(service, pool),
             _balance(pool),
         )
+    if service.console.sessions:
+        yield _console_pool(service)
+
+
+def _console_pool(service: "Service") -> Row:
+    """The console's sessions, as PgBouncer shows its own."""
+    return (NAME, NAME, len(service.console.sessions), *[0] * 11, "statement", None)
 
 
 def _mode(service: "Service", pool: Pool) -> str:
@@ -211,7 +220,7 @@ def _lists(service: "Service") -> Iterator[Row]:
     yield from (
         ("databases", len(databases)),
         ("users", len(users)),
-        ("peers", 0),
+        ("peers", len(config.peers.members) + len(config.peers.hosts)),
         ("pools", len({(pool.database, pool.user) for pool in pools})),
         ("peer_pools", 0),
         ("free_clients", 0),

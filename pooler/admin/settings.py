@@ -64,7 +64,7 @@ PGBOUNCER: Final[dict[str, Path]] = dict(
 )
 """PgBouncer's settings for which there is one of ours of the same meaning and unit."""
 
-UNCHANGEABLE: Final[frozenset[Path]] = frozenset()
+UNCHANGEABLE: Final[frozenset[Path]] = frozenset({("workers",)})
 """Settings that only a restart changes."""
 
 _TREES: Final = ("databases", "users")
@@ -82,10 +82,13 @@ def paths() -> Iterator[Path]:
     """All settings that are not of a single database or user, in the order of the model."""
     for section, field in Settings.model_fields.items():
         kind = field.annotation
-        if section in _TREES or not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+        if section in _TREES:
             continue
-        for name in kind.model_fields:
-            yield (section, name)
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            for name in kind.model_fields:
+                yield (section, name)
+        else:
+            yield (section,)
 
 
 def _shown(path: Path, value: object) -> str:
@@ -93,6 +96,8 @@ def _shown(path: Path, value: object) -> str:
         return f"{value:04o}"
     if isinstance(value, tuple) and any(isinstance(part, BaseModel) for part in value):
         return f"({len(value)} lines)"
+    if isinstance(value, dict):
+        return f"({len(value)} entries)"
     return (written(value) or "").strip('"')
 
 

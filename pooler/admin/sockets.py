@@ -30,6 +30,7 @@ from pooler.core.server import Server, ServerState
 from pooler.wire import codes
 
 if TYPE_CHECKING:
+    from pooler.admin.session import Session
     from pooler.service import Service
 
 _CLIENT_STATES: Final = {ClientState.GREETING: "waiting"}
@@ -184,6 +185,21 @@ def _clients(service: "Service") -> Iterator[Row]:
     clock = Clock(service.now())
     for client in all_clients(service):
         yield _client_row(client, clock)
+    for session in service.console.sessions:
+        yield _session_row(session, clock)
+
+
+def _session_row(session: "Session", clock: Clock) -> Row:
+    """A session of the console, which has no server."""
+    when = clock.when(session.opened_at)
+    transport = session.transport
+    return (
+        *("C", session.user, session.database, "none", "active"),
+        *_address(transport.get_extra_info("peername")),
+        *_address(transport.get_extra_info("sockname")),
+        *(when, when, 0, 0, 0, f"c{session.ident}", "", 0, _tls(transport)),
+        *(session.application_name, 0, session.ident),
+    )
 
 
 def _servers(service: "Service") -> Iterator[Row]:
@@ -240,6 +256,8 @@ def _waiters(service: "Service") -> Iterator[Row]:
 
 def waits_for(pool: Pool) -> str:
     """Return, in words, what the clients in a pool's line wait for."""
+    if pool.paused:
+        return "RESUME: it is paused"
     error = pool.supply.last_error
     if pool.supply.failing_since and error is not None:
         return f"the server to answer: {error}"

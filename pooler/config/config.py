@@ -19,13 +19,16 @@ from pooler.config.model import Database, SessionState, Settings, User
 from pooler.config.units import is_verifier
 from pooler.core import settings as core
 from pooler.core.policy import Policies
-from pooler.core.settings import PoolSettings, Route, SessionSettings, Target, TargetTls
+from pooler.core.settings import Measures, PoolSettings, Route, SessionSettings, Target, TargetTls
 from pooler.wire.passwords import Kind, kind_of
 
 T = TypeVar("T")
 
 FALLBACK = "*"
 """The database for every name that is not configured."""
+
+CONSOLE = frozenset(("pgbouncer", "pooler"))
+"""The databases that are the console, and the users that the one who runs the pooler is there."""
 
 _NOBODY = User()
 
@@ -81,6 +84,9 @@ class Config(Settings):
 
     def lookup(self, database: str) -> Lookup | None:
         """How to learn of an unknown user of `database`; None: nobody is to be asked."""
+        if database in CONSOLE:  # no server has it
+            user, where = self.auth.user, self.auth.dbname
+            return Lookup(where, user, self.auth.query) if user and where else None
         entry = self.databases.get(database) or self.databases.get(FALLBACK)
         auth = self.auth
         if entry is None:
@@ -191,7 +197,19 @@ class Config(Settings):
             ),
             session_state=self._state(db),
             migrations=self._migrations(db),
+            measures=self._measures(),
         )
+
+    def _measures(self) -> Measures | None:
+        queries = self.queries
+        samples = {"off": 0, "sampled": queries.statistics_sample, "on": 1}
+        measures = Measures(
+            sample=samples[queries.statistics],
+            statements=queries.statistics_limit,
+            slow_query=queries.slow_query_time,
+            traces=self.traces.sample if self.traces.endpoint else 0,
+        )
+        return measures if measures.sample or measures.all else None
 
     def _state(self, db: Database) -> Policies:
         own, above = db.session_state, self.session_state

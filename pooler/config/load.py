@@ -58,6 +58,8 @@ class Overrides:
     """`--listen HOST:PORT`"""
     metrics: str | None = None
     """`--metrics HOST:PORT`, "" for off"""
+    settings: tuple[tuple[Path, str], ...] = ()
+    """What the console's SET says, above everything else."""
 
 
 class Draft(NamedTuple):
@@ -115,6 +117,8 @@ class _Loading:
         if url:
             tree = self.upstream(tree, url, source)
         tree = reduce(merge, self.from_options(overrides), tree)
+        for setting, text in overrides.settings:
+            tree = merge(tree, at(setting, Node(text, Origin("SET"))))
         tree = self.passwords(tree)
         settings, found = validate(tree)
         self.complain_all(found)

@@ -222,6 +222,8 @@ Texts = Annotated[
     WithJsonSchema(_ONE_OR_MORE),
 ]
 """One text or a list of texts."""
+Names = Annotated[tuple[str, ...], BeforeValidator(split_list), WithJsonSchema(_ONE_OR_MORE)]
+"""A list of names, or one text with commas between them."""
 PeerAddress = Annotated[str, AfterValidator(_server_address)]
 PeerAddresses = Annotated[
     tuple[PeerAddress, ...], BeforeValidator(split_list), WithJsonSchema(_ONE_OR_MORE)

@@ -30,8 +30,8 @@ def repeatable(burst: bytes, owed: bytes) -> bytes:
     """Return the end of a burst that can be sent again: what is `owed` to it, kinds in order.
 
     That is a Describe of a statement, with or without one Bind and Execute behind it; or a Bind, a
-    Describe of its portal, an Execute; and the Sync, without which a Describe may be too, as asyncpg
-    sends it. b"" if it is something else, or if something before it may have done something.
+    Describe of its portal, an Execute; and the Sync, without which a Describe can be (asyncpg). b""
+    if it is something else, or if something before it may have done something.
     """
     starts: list[int] = []
     kinds = bytearray()

@@ -33,6 +33,12 @@ LINGER: Final = 5.0
 """Seconds for which the ear is kept when there is nothing to listen to, and nobody waits for its
 server."""
 
+_LOST: Final = build.warning(
+    codes.CONNECTION_FAILURE,
+    "the connection that listens for notifications was lost",
+    hint="Notifications may have been missed. It is being restored.",
+)
+
 _EAR: Final = SessionSettings(pool_mode=PoolMode.SESSION)
 
 
@@ -65,7 +71,7 @@ class Broadcast:
         Else clients that each hold a server until the ear listens could keep it from ever getting
         one. False: the ear has a server, or can have another.
         """
-        if self._ear is None and self._pool.edge.now() >= self._retry_at:
+        if self._due:
             self._hire(server.channels)
         waiting = self._ear.waiting if self._ear is not None else None
         if waiting is None:
@@ -88,6 +94,11 @@ class Broadcast:
             self._pool.keeper.recheck(client)
         else:
             self.attend()
+
+    def await_ear(self, client: Client, channels: frozenset[str]) -> None:
+        """Have a client listen once there is an ear again, and on no server until then."""
+        self._register(client, channels)
+        client.notes.notify(_LOST)
 
     def hears(self, channels: frozenset[str]) -> bool:
         """Return whether the ear listens to all of these."""
@@ -117,11 +128,30 @@ class Broadcast:
         if isinstance(self._ear, _Ear):
             self._ear.say(channel, payload)
 
+    def renew(self) -> None:
+        """Have another ear listen, on another server."""
+        if isinstance(self._ear, _Ear):  # a far one is renewed where it is
+            self._ear.renew()
+
+    def pause(self, paused: bool) -> None:
+        """Listen on no server for now; or listen again."""
+        if paused:
+            self.renew()
+        else:
+            self._retry_at = self._pool.edge.now()
+            self.attend()
+
+    @property
+    def _due(self) -> bool:
+        """True when there should be an ear, if anybody listens."""
+        pool = self._pool
+        return self._ear is None and not pool.paused and pool.edge.now() >= self._retry_at
+
     def tick(self, now: float) -> None:
         """Replace a lost ear, in its time; let one go that nobody needs."""
         if self._listeners or self._foreign or self.following is not None:
             self._unused_since = now
-            if self._ear is None:
+            if self._due:
                 self.attend()
         elif self._ear is not None and (
             now - self._unused_since >= LINGER or self._pool.someone_waits()
@@ -136,7 +166,7 @@ class Broadcast:
         self._heard &= wanted  # what the ear is told not to listen to may be wanted again too late
         if self._ear is not None:
             self._ear.attend(wanted)
-        elif wanted and self._pool.edge.now() >= self._retry_at:
+        elif wanted and self._due:
             self._hire(wanted)
 
     def _hire(self, channels: frozenset[str]) -> None:
@@ -208,13 +238,8 @@ class Broadcast:
             self._foreign = frozenset()
             self._pool.edge.deaf(self._pool)
         self._retry_at = self._pool.edge.now() + RETRY
-        warning = build.warning(
-            codes.CONNECTION_FAILURE,
-            "the connection that listens for notifications was lost",
-            hint="Notifications may have been missed. It is being restored.",
-        )
         for client in {c for listeners in self._listeners.values() for c in listeners}:
-            client.notes.notify(warning)
+            client.notes.notify(_LOST)
 
 
 class Ear(Protocol):
@@ -298,6 +323,11 @@ class _Ear(Inner):
         client = self._client
         if client is not None and self._greeted and not self._asked:
             client.close(CloseReason.TERMINATED)
+
+    def renew(self) -> None:
+        """Give the server up at once."""
+        if self._client is not None:
+            self._client.close(CloseReason.RENEWED)
 
     def take(self, kind: int, body: bytes) -> None:
         """Read what the server says."""

@@ -99,7 +99,7 @@ class Client(Peer):
         # the session
         self.limits = limits  # may change by a reload
         self.mode = limits.pool_mode  # of the link it has; a reload's comes with the next
-        self.startup = pool.shelf.shared(wants)  # what its RESET goes back to
+        self.startup: session.Settings = pool.shelf.shared(wants)  # what its RESET goes back to
         self.wants = self.startup
         self.told: session.Settings = session.NONE  # the parameters reported to it
         self.custom = frozenset(name for name in wants if "." in name)  # settings it may have set
@@ -111,7 +111,7 @@ class Client(Peer):
         # now
         self.state = ClientState.GREETING
         self.server: Server | None = None
-        self.waiting_since = 0.0
+        self.waiting_since: float = 0.0
         self.notified = False  # that it is waiting
         self.idle_since = now
         self.terminated = False  # it said Terminate
@@ -417,6 +417,10 @@ class Client(Peer):
         self._consider()
 
     # -- the end
+
+    def cancel(self) -> None:
+        """Do what its cancel request asks for."""
+        self.pool.cancel_client(self)
 
     def fail(self, error: PoolerError, reason: CloseReason) -> None:
         """Tell the client why, and close."""

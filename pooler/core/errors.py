@@ -106,6 +106,7 @@ class CloseReason(Enum):
     SLOW = "notifications not read"
     STATEMENT_MODE = "transaction block in statement mode"
     DATABASE_REMOVED = "database removed"
+    KILLED = "killed by an administrator"
     # servers
     SERVER_IDLE_TIMEOUT = "server_idle_timeout"
     SERVER_LIFETIME = "server_lifetime"
@@ -113,6 +114,7 @@ class CloseReason(Enum):
     VACATED = "given up for a change of the database"
     EVICTED = "given up for another pool"
     RENEWED = "connection settings changed"
+    PAUSED = "database paused"
     CONNECT_QUERY = "connect_query failed"
     NOT_TIDY = "could not be tidied"
     CHECK_FAILED = "server check failed"

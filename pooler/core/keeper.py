@@ -59,19 +59,20 @@ class Keeper:
         client = server.client
         due = client is not None and client.startup and server.touched & hints.RESET
         leaves = client is not None and client.next_pool is not None
-        if due or leaves or self._pool.someone_waits():
+        if due or leaves or self._pool.paused or self._pool.someone_waits():
             self._ask(server)
         else:
             self._kept[server] = None
 
-    def give_way(self) -> None:
-        """Have the server kept for longest asked: somebody needs one."""
+    def give_way(self, *, everything: bool = False) -> None:
+        """Have the server kept for longest asked: somebody needs one; or all of them."""
         while self._kept:
             server = next(iter(self._kept))
             del self._kept[server]
             if server.touched and at_rest(server):
                 self._ask(server)
-                return
+                if not everything:
+                    return
 
     def tick(self, now: float) -> None:
         """Have servers asked that have been kept for a while."""
@@ -147,6 +148,9 @@ class Keeper:
         server.pins |= _pinned_by_policy(server, client) & pool.rules.pinning
         shared = pool.broadcast.possible and not pool.rules.pinning & hints.CHANNELS
         moving = server.pins & hints.CHANNELS if shared else 0
+        if pool.paused and moving and moving == server.pins:
+            pool.broadcast.await_ear(client, server.channels)
+            server.pins = moving = 0
         if server.pins & ~moving:
             self.pins.begin(server, client, server.pins & ~moving)
         else:

@@ -48,7 +48,7 @@ class ServerGauge(Gauge):
     def _next(self) -> "Pool | None":
         """Return the first in line that still has somebody waiting."""
         while self.hungry:
-            if self.hungry[0].someone_waits():
+            if self.hungry[0].someone_waits() and not self.hungry[0].paused:
                 return self.hungry[0]
             self.hungry.popleft()
         return None
@@ -69,6 +69,14 @@ class ServerGauge(Gauge):
                 owner = other
         if owner is not None:
             owner.give_up_oldest()
+
+    def withdraw(self, pool: "Pool") -> None:
+        """Have a pool that needs no place any more stand in line no longer."""
+        if pool in self.hungry:
+            self.hungry.remove(pool)
+            first = self._next()
+            if first is not None:
+                first.wake()
 
     def share(self) -> None:
         """A server has become idle: it goes if another pool stands in line for its place."""

@@ -71,11 +71,17 @@ def _waiting(pool: Pool, client: Client, now: float) -> None:
         client.notified = True
         detail = str(pool.supply.last_error or "")
         text = "no server connection available, query is waiting for one"
+        if pool.paused:
+            text, detail = "the database is paused, query is waiting for it to be resumed", ""
         client.send(build.notice(codes.SUCCESSFUL_COMPLETION, text, detail))
 
 
 def _wait_error(pool: Pool, what: str, waited: float) -> PoolerError:
     error = pool.supply.last_error
+    if pool.paused:
+        return ServerFault(
+            codes.CANNOT_CONNECT_NOW, f"{what}: the database was paused for {waited:.0f} s"
+        )
     if error is None:
         return ServerFault(
             codes.TOO_MANY_CONNECTIONS,

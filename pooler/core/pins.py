@@ -72,6 +72,10 @@ class Pins:
         """All pins, oldest first."""
         return iter(list(self._pins.values()))
 
+    def get(self, server: "Server") -> Pin | None:
+        """Return why a server stays with its client, None if nothing keeps it there."""
+        return self._pins.get(server)
+
     def begin(self, server: "Server", client: "Client", flags: int) -> None:
         """Note why a server stays with its client: a new pin, or other reasons for one."""
         pin = self._pins.get(server)

@@ -30,14 +30,16 @@ from pooler.core.errors import (
     ServerRefused,
 )
 from pooler.core.hints import Hints
-from pooler.core.keeper import Keeper
+from pooler.core.keeper import Keeper, at_rest
 from pooler.core.lane import Lane
+from pooler.core.meter import Meter
 from pooler.core.peer import NAMES_FULL, PEER_FULL
 from pooler.core.pins import Pin
 from pooler.core.policy import Rules
 from pooler.core.server import Server, ServerState
-from pooler.core.settings import PoolMode, PoolSettings, Target
+from pooler.core.settings import Measures, PoolMode, PoolSettings, Target
 from pooler.core.statements import Registry
+from pooler.core.statistics import Statistics
 from pooler.core.supply import Supply
 from pooler.wire import build, codes
 from pooler.wire.logins import Credential
@@ -88,6 +90,7 @@ class Pool:
         self.generation = 0  # servers of an older one are not used again
         self.learnt: Credential | None = None  # of the newest login of the server's own user
         self.ending: tuple[PoolerError, CloseReason] | None = None  # what clients are told
+        self.paused = False  # servers are given to nobody, and leave when they are free
         # servers
         self.idle: deque[Server] = deque()  # last in, first out: the left end is the least used
         self.working: dict[Server, None] = {}  # preparing, active, tidying
@@ -100,6 +103,7 @@ class Pool:
         self.rules = Rules(settings.session_state)
         self.hints = Hints(self.rules, {})
         self.registry = Registry(shelf)
+        self.statistics = Statistics()
         # clients
         self.clients: dict[Client, None] = {}
         self.waiting: deque[Client] = deque()  # oldest first; some may have left meanwhile
@@ -174,8 +178,12 @@ class Pool:
         lets them go, and how long the first in line has waited."""
         settings = self.settings
         most = settings.pool_size + settings.reserve_pool_size
-        need = len(self.working) - self.opening + self.count_waiting(most)
-        least = 0 if self.ending is not None or self.unused else settings.min_pool_size
+        need = len(self.working) - self.opening
+        least = settings.min_pool_size
+        if self.paused or self.ending is not None or self.unused:
+            least = 0
+        if not self.paused:
+            need += self.count_waiting(most)
         fixed = 0
         for server in self.working:
             client = server.client
@@ -334,8 +342,17 @@ class Pool:
             if client.told is not server.parameters:
                 client.tell(server.parameters)
             server.last_client = client.ident
+            if self.settings.measures is not None and client.ident:
+                self._measure(server, client, self.settings.measures)
             if client.state is ClientState.WAITING:  # a pinned one may have nothing to ask
                 client.go()
+
+    def _measure(self, server: Server, client: Client, measures: Measures) -> None:
+        """Have what the client asks measured, if all is or it is one of the sample."""
+        sample = measures.sample
+        counting = sample == 1 or (sample > 1 and self.edge.random() * sample < 1.0)
+        if counting or measures.all or client.mode is PoolMode.SESSION:
+            server.meter = Meter(self, server, client, measures, counting)
 
     def _greet(self, server: Server, client: Client) -> None:
         if len(self._welcomes) >= 1000:  # as many sets of startup settings; they are learnt anew
@@ -354,6 +371,9 @@ class Pool:
 
     def unlink(self, server: Server, client: Client) -> None:
         """Take a server and its client apart; what becomes of either is the caller's affair."""
+        if server.meter is not None:
+            server.meter.cut_off()
+            server.meter = None
         server.client = None
         client.server = None
         server.torn = client.within_message
@@ -479,6 +499,8 @@ class Pool:
         who wait are served also while the pool is ending.
         """
         settings = self.settings
+        if self.paused:
+            return CloseReason.PAUSED
         if self.single_use and not self.someone_waits():
             return CloseReason.SINGLE_USE
         if self.ending is not None and not self.someone_waits():
@@ -778,15 +800,70 @@ class Pool:
         if target != self.target:
             before, self.target = self.target, target
             self.generation += 1
+            self.broadcast.renew()
             self.supply.retarget(before)
         if settings.session_state != self.rules.policies:
             self.rules = Rules(settings.session_state)
             self.hints = Hints(self.rules, self.hints.words)
         self.settings = settings
+        if settings.measures is None:
+            self.statistics.clear()
         self.retire_idle()
         if self.supply.failing_since:  # perhaps not for the same reason
             self.supply.forgive()
         self.wake()
+
+    def renew(self) -> None:
+        """Use no server again that is open now: each leaves when it is free."""
+        self.generation += 1
+        self.broadcast.renew()
+        self.supply.forgive()
+        self.retire_idle()
+
+    @property
+    def renewing(self) -> bool:
+        """True while there are servers that will not be used again."""
+        return any(server.generation != self.generation for server in self.servers())
+
+    def pause(self, paused: bool) -> None:
+        """Give servers to nobody, and have them leave when they are free; or go on."""
+        if paused == self.paused:
+            return
+        self.paused = paused
+        self.supply.forgive()
+        self.broadcast.pause(paused)
+        if paused:
+            for gauge in self.gauges:
+                gauge.withdraw(self)
+            self.retire_idle()
+            self.keeper.give_way(everything=True)
+            for server in list(self.working):
+                if server.client is not None:
+                    self.keeper.recheck(server.client)
+
+    def kill(self, error: PoolerError) -> None:
+        """Cut off all clients and servers."""
+        for client in list(self.clients):
+            client.fail(error, CloseReason.KILLED)
+        for server in [*self.idle, *self.working]:
+            if server.state is not ServerState.LEAVING:
+                self.close(server, CloseReason.KILLED)
+
+    def unpin(self, client: Client) -> Pin | None:
+        """Take back a server that its client keeps but does not use, and drop what it holds.
+
+        Returns the pin that was; None: there is none, or the client is in a transaction.
+        """
+        server = client.server
+        pin = None if server is None else self.keeper.pins.get(server)
+        if server is None or pin is None or not at_rest(server):
+            return None
+        self.unlink(server, client)
+        client.notes.end_overlap()
+        self.tidy(server, PoolMode.TRANSACTION, CloseReason.TERMINATED)
+        if client.state is ClientState.ACTIVE:
+            client.rest()
+        return pin
 
     def end(self, error: PoolerError, reason: CloseReason) -> None:
         """Let each client finish its transaction, then tell it `error`; keep no idle server.

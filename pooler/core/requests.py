@@ -142,7 +142,8 @@ class Requests:
                         self.names.forget_unnamed(server)
                     self.names.parsed_unnamed(body)
                     last = data.find(build.SYNC, at + size)
-                    if not (self._hinted or self.names.any) and last + 5 in (4, end):
+                    plain = not (self._hinted or self.names.any) and server.meter is None
+                    if plain and last + 5 in (4, end):
                         cutter.marks = FROM_CLIENT  # its Binds are of what it parsed here
             elif stop == codes.PARSE and not names:
                 server.touch(PREPARED, hint)
@@ -161,6 +162,8 @@ class Requests:
                 cutter.kinds.append(stop)
                 if replacement:
                     self.edits.append((at, at + size, replacement))
+            if server.meter is not None:
+                server.meter.asked(stop, body, cutter.kinds, kinds)
             replacement = b""
             if at + size == end:
                 cutter.stop = END

@@ -14,7 +14,7 @@ from pooler.core import session
 from pooler.core.cancel import CancelKeys
 from pooler.core.client import Client
 from pooler.core.errors import ClientFault, CloseReason, PoolerError
-from pooler.core.holds import Holds
+from pooler.core.holds import Holds, Scope
 from pooler.core.limits import Gauge, ServerGauge
 from pooler.core.peer import Transport
 from pooler.core.pool import Pool
@@ -52,6 +52,7 @@ class Router:
         self._server_gauges: dict[tuple[str, str], ServerGauge] = {}
         self._idents = 0
         self._stride = 1
+        self.closed = False  # nobody is admitted any more
         self.ending: tuple[PoolerError, CloseReason] | None = None
 
     @property
@@ -167,8 +168,19 @@ class Router:
                 single_use=replication not in ("", AUTH),
                 internal=replication == AUTH,
             )
+            pool.paused = self.holds.pauses(pool.database, pool.user)
             pool.wake()
         return pool
+
+    def covered(self, scope: Scope) -> list[Pool]:
+        """Return the pools that a command is about."""
+        pools = self.pools.values()
+        return [pool for pool in pools if scope.covers(pool.database, pool.user)]
+
+    def hold(self) -> None:
+        """Have every pool do as `holds` says."""
+        for pool in list(self.pools.values()):
+            pool.pause(self.holds.pauses(pool.database, pool.user))
 
     def pool_named(self, key: Key) -> Pool | None:
         """Return the pool of this name, made now if there is none; None: it has no route."""
@@ -238,11 +250,13 @@ class Router:
         The caller makes it the transport's protocol, and then calls `pool.enter`. PoolerError
         says why not: no such database, too many clients, startup parameters beyond reason.
         """
-        if self.ending is not None:
+        if self.closed:
             raise PoolerError(codes.CANNOT_CONNECT_NOW, "the pooler is shutting down")
         route = self._resolve(database, user)
         if route is None:
             raise ClientFault(codes.INVALID_DATABASE, f'database "{database}" does not exist')
+        if self.holds.disables(database):
+            raise PoolerError(codes.CANNOT_CONNECT_NOW, f'database "{database}" is disabled')
         replication = _replication(parameters.get("replication", ""))
         wants = session.from_startup(parameters)
         gauges = self._client_gauges_of(route)
@@ -337,6 +351,7 @@ class Router:
 
     def end(self, error: PoolerError, reason: CloseReason) -> None:
         """Let every client finish its transaction, then tell it `error`; admit nobody."""
+        self.closed = True
         self.ending = (error, reason)
         pools = list(self.pools.values())
         for client in [client for pool in pools for client in pool.clients]:

@@ -45,6 +45,7 @@ from pooler.wire.cutter import (
 if TYPE_CHECKING:
     from pooler.core.client import Client
     from pooler.core.lane import Run
+    from pooler.core.meter import Meter
     from pooler.core.pool import Pool
 
 _FORGETS: Final = (b"DEALLOCATE ALL\0", b"DISCARD ALL\0")
@@ -188,6 +189,7 @@ class Server(Peer):
         self.client: Client | None = None
         self.chore: Chore | None = None
         self.failure: dict[str, str] | None = None  # the last error, while a chore runs
+        self.meter: Meter | None = None  # what its client asks is measured
         self.torn = False  # its client left within a message, which nothing must complete
         self.cancels = 0  # cancels on their way: not to be given to anybody else
         self.timed_out: CloseReason | None = None
@@ -316,6 +318,8 @@ class Server(Peer):
         if self.state is ServerState.LEAVING or self.state is ServerState.CLOSED:
             return
         before = self._cutter.left
+        if self.meter is not None:
+            self.meter.sent += len(data)
         if self._tail:
             data = self._tail + data
             self._tail = b""
@@ -501,6 +505,8 @@ class Server(Peer):
                 self._answered(stop, data, at, size)
             elif stop == codes.COMMAND_COMPLETE:
                 ledger.replied(_COMMAND_COMPLETE)
+                if self.meter is not None:
+                    self.meter.completed(data[at + codes.HEADER : at + size])
                 if data[at + codes.HEADER : at + size] in _FORGETS:
                     self._forgot_statements()
                 if self.state is ServerState.ACTIVE:
@@ -544,6 +550,8 @@ class Server(Peer):
     def _count_query(self) -> None:
         counters = self.pool.counters
         counters.queries += 1
+        if self.meter is not None:
+            self.meter.ready()
         if self.status == codes.IDLE:
             counters.transactions += 1
         if self.ledger.owed:  # pipelined: the next one has begun
@@ -622,6 +630,8 @@ class Server(Peer):
                     self._edits.append((at, at + codes.HEADER + len(body), told))
             self.pool.counters.errors += 1
             self.pool.counters.error("server", fields.get("C", ""))
+            if self.meter is not None:
+                self.meter.failed(fields.get("C", ""))
 
     def _told_instead(self, fields: dict[str, str], body: bytes) -> bytes | None:
         """Return what the client is told instead of an error, if it is another thing."""

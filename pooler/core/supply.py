@@ -69,6 +69,8 @@ class Supply:
     def wanted(self) -> int:
         """Return how many connections should be opened now, as far as this pool is concerned."""
         pool = self._pool
+        if pool.paused:
+            return 0
         settings = pool.settings
         oldest = pool.oldest_wait()
         waits = pool.someone_waits()
@@ -160,7 +162,7 @@ class Supply:
         """Tell those who wait what the server said, where waiting longer would not help."""
         pool = self._pool
         error = self.last_error
-        if error is None or not self.failing_since or pool.idle or pool.working:
+        if error is None or not self.failing_since or pool.idle or pool.working or pool.paused:
             return
         refused = error.lasting or isinstance(error, ServerRefused)
         if not error.lasting and pool.edge.now() - self.failing_since < FAILING_LIMIT:

@@ -13,17 +13,20 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pooler
 from pooler import logs
+from pooler.activation import METRICS
 from pooler.channel import Channel
 from pooler.core import moving
 from pooler.core.budget import NO_LIMITS, Budget, Limits, PoolName, Report
 from pooler.core.cancel import SLOTS
 from pooler.core.errors import PoolerError
+from pooler.core.holds import FOREVER, Scope
 from pooler.core.limits import Allotment
 from pooler.core.routes import AUTH
 from pooler.handover import FORMAT
 from pooler.handover.channels import Followers
 from pooler.handover.secrets import unpacked_credential
 from pooler.handover.shares import News, Shares, name_of
+from pooler.listener import SYSTEMD
 from pooler.notify import notify
 from pooler.sockets import set_options
 from pooler.wire import codes
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
     from pooler.service import Service
 
 Kind = tuple[str, str, str]
-"""What a listening socket is for ("tcp", "unix", "metrics", "control"), host or path, port."""
+"""What a listening socket is for ("tcp", "unix", "metrics", "systemd"), host or path, port."""
 
 OWN: Final = 0
 OLD: Final = 1
@@ -59,6 +62,8 @@ class Taker:
         self.pid = 0
         """The old process."""
         self.taken = 0
+        self.overlay: dict[tuple[str, ...], str] = {}
+        """What SET has changed in the old process."""
         self._budget = Budget(self._limits, self._allot)
         self._statements: dict[int, moving.Packed] = {}
         self._followers = Followers()
@@ -133,6 +138,13 @@ class Taker:
         what, where, port = kind
         return self._given.pop((what, where, port), [])
 
+    def activated(self) -> dict[str, list[socket.socket]]:
+        """Return the sockets that systemd had given the old process, by name."""
+        clients = sorted(kind for kind in self._given if kind[0] == SYSTEMD)
+        found = {"": [sock for kind in clients for sock in self._given.pop(kind)]}
+        metrics = self._given.pop((METRICS, SYSTEMD, ""), [])
+        return {**found, METRICS: metrics} if metrics else found
+
     async def _prepare(self, welcome: dict[str, Any], files: tuple[int, ...] = ()) -> None:
         self.pid = welcome["pid"]
         given = iter(files)
@@ -141,10 +153,16 @@ class Taker:
             sockets = [socket.socket(fileno=next(given)) for _ in range(count)]
             self._given[what, where, port] = sockets
         self._welcome = welcome
+        self.overlay = {tuple(path): value for path, value in welcome["overlay"]}
         self._may_prepare.set_result(None)
         await self._prepared
 
-    async def _serve(self, pools: list[dict[str, Any]]) -> None:
+    async def _serve(self, pools: list[dict[str, Any]], holds: dict[str, Any]) -> None:
+        router = self._service.router
+        for scope, until in holds["paused"]:
+            router.holds.paused[Scope(*scope)] = FOREVER if until is None else until
+        router.holds.disabled.update(holds["disabled"])
+        router.hold()
         for pool in pools:  # before anything else is heard of them
             self._take_pool(pool)
         self._serving = True

@@ -394,7 +394,7 @@ SETTINGS: Final[Mapping[str, Answer]] = {
         "application_name stays what the client says; the log has addresses", _flag, ("false",)
     ),
     # peers
-    "peer_id": unsupported("there are no peers yet", _count, ("0",)),
+    "peer_id": kept("peers.id", _count, "up to 255"),
     # names of hosts
     "dns_max_ttl": unneeded(_RESOLVER, _seconds),
     "dns_nxdomain_ttl": unneeded(_RESOLVER, _seconds),
@@ -494,9 +494,9 @@ USER: Final[Mapping[str, Answer]] = {
 """Of a line in [users], below its user."""
 
 PEER: Final[Mapping[str, Answer]] = {
-    "host": unsupported("there are no peers yet"),
-    "port": unsupported("there are no peers yet"),
-    "pool_size": unsupported("there are no peers yet"),
+    "host": lambda text: Outcome(Verdict.KEPT, "in peers.members"),
+    "port": lambda text: Outcome(Verdict.KEPT, "in peers.members"),
+    "pool_size": unneeded("each cancel request is sent on over a connection of its own"),
 }
 """Of a connection string in [peers]."""
 

@@ -97,7 +97,7 @@ class _Conversion:
             self._done.tree = merge(self._done.tree, at(under, mapping({}, entry.origin)))
             self._string(entry, answers.USER, under, f"users.{entry.key}")
         for entry in self._of("peers"):
-            self._string(entry, answers.PEER, ("peers", entry.key), f"peers.{entry.key}")
+            self._peer(entry)
         self._rules()
         self._sizes()
         self._reserve()
@@ -195,6 +195,24 @@ class _Conversion:
             why = "PgBouncer's default, the folder of its unix sockets"
             put = (((("host",), folder)),)
             self._note(Outcome(Verdict.KEPT, why, put), f"{name}: host", entry.origin, under)
+
+    def _peer(self, entry: Entry) -> None:
+        name = f"peers.{entry.key}"
+        before = len(self._done.problems)
+        held = self._string(entry, answers.PEER, (), name)
+        if len(self._done.problems) > before:
+            return
+        host, port = held.get("host", ""), held.get("port", "")
+        if not host:
+            self._complain(entry, name, "has no host")
+        elif host.startswith("/"):
+            self._put(("peers", "members", entry.key), host, entry.origin)
+            if port:
+                self._put(("peers", "port"), port, entry.origin)
+        else:
+            address = f"[{host}]" if ":" in host else host
+            address = f"{address}:{port}" if port else address
+            self._put(("peers", "members", entry.key), address, entry.origin)
 
     # -- what hangs together
 

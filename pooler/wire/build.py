@@ -133,6 +133,39 @@ def ready_for_query(status: int = codes.IDLE) -> bytes:
 READY = ready_for_query()
 PARSE_COMPLETE = message(codes.PARSE_COMPLETE, b"")
 CLOSE_COMPLETE = message(codes.CLOSE_COMPLETE, b"")
+BIND_COMPLETE = message(codes.BIND_COMPLETE, b"")
+NO_DATA = message(codes.NO_DATA, b"")
+EMPTY_QUERY = message(codes.EMPTY_QUERY_RESPONSE, b"")
+PORTAL_SUSPENDED = message(codes.PORTAL_SUSPENDED, b"")
+
+
+def command_complete(tag: str) -> bytes:
+    """Return a CommandComplete."""
+    return message(codes.COMMAND_COMPLETE, cstring(tag))
+
+
+def parameter_description(types: Sequence[int]) -> bytes:
+    """Return a ParameterDescription; the types are OIDs."""
+    body = struct.pack(f"!H{len(types)}I", len(types), *types)
+    return message(codes.PARAMETER_DESCRIPTION, body)
+
+
+def row_description(columns: Sequence[tuple[str, int, int, int]]) -> bytes:
+    """Return a RowDescription of (name, type's OID, its size or -1, format) for each column."""
+    fields = (
+        cstring(name) + struct.pack("!IhIhih", 0, 0, oid, size, -1, form)
+        for name, oid, size, form in columns
+    )
+    return message(codes.ROW_DESCRIPTION, struct.pack("!H", len(columns)) + b"".join(fields))
+
+
+def data_row(values: Sequence[bytes | None]) -> bytes:
+    """Return a DataRow; None is NULL."""
+    body = b"".join(
+        b"\xff\xff\xff\xff" if value is None else struct.pack("!I", len(value)) + value
+        for value in values
+    )
+    return message(codes.DATA_ROW, struct.pack("!H", len(values)) + body)
 
 
 def _report(kind: int, fields: Mapping[str, str]) -> bytes:

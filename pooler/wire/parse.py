@@ -124,6 +124,98 @@ def sasl_initial_response(body: bytes) -> tuple[str, bytes]:
     return text(mechanism), response
 
 
+def query(body: bytes) -> str:
+    """Read a Query."""
+    sql, end = _cstring(body, 0)
+    if end != len(body):
+        raise Malformed("invalid message format")
+    return text(sql)
+
+
+@dataclass(frozen=True, slots=True)
+class Parse:
+    """A Parse: the statement's name, its text, and OIDs of parameters' types (0: not said)."""
+
+    name: str
+    sql: str
+    types: tuple[int, ...]
+
+
+def parse(body: bytes) -> Parse:
+    """Read a Parse."""
+    name, at = _cstring(body, 0)
+    sql, at = _cstring(body, at)
+    types, at = _numbers(body, at, "I")
+    if at != len(body):
+        raise Malformed("invalid message format")
+    return Parse(text(name), text(sql), types)
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """A Bind: portal, statement, parameters with their formats, and formats of the result."""
+
+    portal: str
+    statement: str
+    formats: tuple[int, ...]
+    values: tuple[bytes | None, ...]
+    result_formats: tuple[int, ...]
+
+
+def bind(body: bytes) -> Bind:
+    """Read a Bind."""
+    portal, at = _cstring(body, 0)
+    statement, at = _cstring(body, at)
+    formats, at = _numbers(body, at, "H")
+    count, at = _number(body, at, "H")
+    values: list[bytes | None] = []
+    for _ in range(count):
+        size, at = _number(body, at, "i")
+        if size < -1 or len(body) < at + size:
+            raise Malformed("insufficient data left in message")
+        values.append(None if size < 0 else body[at : at + size])
+        at += max(size, 0)
+    results, at = _numbers(body, at, "H")
+    if at != len(body):
+        raise Malformed("invalid message format")
+    return Bind(text(portal), text(statement), formats, tuple(values), results)
+
+
+def named(body: bytes) -> tuple[str, str]:
+    """Read a Describe or a Close: "S" for a statement or "P" for a portal, and its name."""
+    if body[:1] not in (b"S", b"P"):
+        raise Malformed("invalid message subtype")
+    name, end = _cstring(body, 1)
+    if end != len(body):
+        raise Malformed("invalid message format")
+    return chr(body[0]), text(name)
+
+
+def execute(body: bytes) -> tuple[str, int]:
+    """Read an Execute: the portal and how many rows at most, 0 for all."""
+    portal, at = _cstring(body, 0)
+    most, at = _number(body, at, "i")
+    if at != len(body):
+        raise Malformed("invalid message format")
+    return text(portal), max(most, 0)
+
+
+def _number(body: bytes, at: int, form: str) -> tuple[int, int]:
+    size = struct.calcsize(f"!{form}")
+    if len(body) < at + size:
+        raise Malformed("insufficient data left in message")
+    (number,) = struct.unpack_from(f"!{form}", body, at)
+    return number, at + size
+
+
+def _numbers(body: bytes, at: int, form: str) -> tuple[tuple[int, ...], int]:
+    count, at = _number(body, at, "H")
+    size = count * struct.calcsize(f"!{form}")
+    if len(body) < at + size:
+        raise Malformed("insufficient data left in message")
+    return struct.unpack_from(f"!{count}{form}", body, at), at + size
+
+
 # -- from a server
 
 
@@ -187,6 +279,19 @@ def data_row(body: bytes) -> list[bytes | None]:
         values.append(None if size < 0 else body[at : at + size])
         at += max(size, 0)
     return values
+
+
+def row_description(body: bytes) -> list[tuple[str, int]]:
+    """Read a RowDescription: each column's name, and its type's OID."""
+    count, at = _number(body, 0, "H")
+    found: list[tuple[str, int]] = []
+    for _ in range(count):
+        name, at = _cstring(body, at)
+        if len(body) < at + 18:
+            raise Malformed("invalid row description")
+        found.append((text(name), struct.unpack_from("!I", body, at + 6)[0]))
+        at += 18
+    return found
 
 
 def rows(messages: bytes) -> list[list[bytes | None]]:

@@ -92,7 +92,7 @@ async def serving(config: Config, folder: Path) -> AsyncIterator[Service]:
     path = folder / "pooler.yaml"
     path.write_text(yaml.safe_dump(config))
     loaded = load(str(path), environ={})
-    service = Service(lambda: loaded, loaded)
+    service = Service(lambda overlay: loaded, loaded)
     task = asyncio.create_task(service.run())
     async with asyncio.timeout(15):
         while not service.listening:  # noqa: ASYNC110

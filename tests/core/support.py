@@ -457,6 +457,8 @@ class Session:
             self._fail("25P02", "current transaction is aborted")
         elif sql.startswith("(SELECT '"):
             self._tell_truth(sql)
+        elif "lock_timeout" in sql:
+            self._done("select")
         elif "FROM pg_proc" in sql:
             self._tell_functions()
         elif "set_config" in sql or word == "reset":
@@ -683,9 +685,9 @@ class App:
 
     def cancel(self) -> None:
         """Send a cancel request with the key it was told."""
-        client = self.world.router.keys.find(self.client.pid, self.client.secret)
-        if client is not None:
-            client.pool.cancel_client(client)
+        holder = self.world.router.keys.find(self.client.pid, self.client.secret)
+        if holder is not None:
+            holder.cancel()
         self.world.run()
 
     @property

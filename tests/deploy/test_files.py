@@ -7,7 +7,9 @@ import re
 import shlex
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -21,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 def test_compose() -> None:
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
     ours = services["pooler"]
-    config = load(None, environ=ours["environment"])
+    config = load(None, environ={k: str(v) for k, v in ours["environment"].items()})
     route = config.resolve("postgres", "postgres")
     assert route is not None
     assert route.target.hosts == (Host("postgres", 5432),)
@@ -32,6 +34,25 @@ def test_compose() -> None:
     assert published == {config.listen.port, config.metrics.address[1]}
     assert (ROOT / ours["build"]["dockerfile"]).is_file()
     assert int(ours["stop_grace_period"].rstrip("s")) > config.timeouts.shutdown_timeout
+
+
+def test_compose_fits_together() -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    for name, service in services.items():
+        assert re.fullmatch(r"[\w./-]+:v?\d[\w.]*", service["image"]) or "build" in service, name
+        for other, how in _needs(service):
+            healthy = "healthcheck" in services[other] or "build" in services[other]
+            assert how != "service_healthy" or healthy
+        for port in service.get("ports", ()):
+            assert port.startswith("127.0.0.1:"), name
+    load = services["load"]["environment"]
+    assert (load["PGHOST"], load["PGPORT"]) == ("pooler", 6432)
+
+
+def _needs(service: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    needed = service.get("depends_on", {})
+    for other in needed:
+        yield other, needed[other]["condition"] if isinstance(needed, dict) else ""
 
 
 def test_dockerfile() -> None:

@@ -297,6 +297,13 @@ def test_included(load_ini: LoadIni, folder: Path) -> None:
     }
 
 
+def test_peers(load_ini: LoadIni) -> None:
+    config = load_ini("peers.ini")
+    assert config.peers.id == 1
+    assert config.peers.members == {1: "/tmp/pgbouncer1", 2: "10.0.0.2:6543"}
+    assert config.listen.reuse_port
+
+
 def test_debians_own_has_no_database(load_ini: LoadIni) -> None:
     with pytest.raises(ConfigError, match="no database is configured"):
         load_ini("debian.ini")
@@ -377,6 +384,8 @@ MISTAKES = {
     "a setting of PgBouncer",
     "[databases]\na = password=my secret": "databases.a: a word of the connection string has no "
     "'='; put a value with blanks in single quotes, and write a quote within it twice",
+    "[peers]\n1 = port=5": "peers.1: has no host",
+    "[peers]\n300 = host=x": "peers.members.300: '300' is more than 255",
     "[users]\nu = pool_mode=often": "users.u: is not one of its values; write one of session, "
     "transaction, statement",
 }

@@ -38,6 +38,7 @@ def base_config(postgres: Postgres) -> Config:
         "users": {name: {"password": password} for name, password in PASSWORDS.items()},
         "databases": {"*": {"host": postgres.host, "port": postgres.port, "pool_size": 5}},
         "metrics": {"listen": "127.0.0.1:0"},
+        "admin": {"socket": ""},
         "logging": {"format": "json"},
     }
 

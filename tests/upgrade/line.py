@@ -2,9 +2,11 @@
 
 import ctypes
 import os
+import re
 import signal
 import subprocess
 import time
+import urllib.request
 from typing import Any
 
 from tests.support.pooler import Event, Pooler
@@ -87,8 +89,33 @@ class Line(Pooler):
         self.follow(event["successor"])
         return self.event(seen, event="upgraded")
 
-    def follow(self, pid: int) -> None:
-        """The pooler is another process now; the old one must end well."""
+    def follow(self, pid: int, expected: int = 0) -> None:
+        """The pooler is another process now; the old one must end, and well."""
         old, self._process = self._process, Successor(pid)
         status = old.wait(UPGRADE_TIMEOUT)
-        assert status == 0, f"the old process ended with status {status}"
+        assert status == expected, f"the old process ended with status {status}"
+
+    def close(self) -> None:
+        """End it and judge; a successor that the test did not follow is ended, too."""
+        strays = {event["successor"] for event in self.log if event.get("event") == "replaced"}
+        try:
+            super().close()
+        finally:
+            for pid in strays - {self.pid}:
+                stray = Successor(pid)
+                if stray.poll() is None:
+                    stray.kill()
+                    stray.wait(UPGRADE_TIMEOUT)
+
+
+def metrics(line: Line) -> str:
+    """What it tells Prometheus."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{line.metrics_port}/metrics") as answer:
+        text: str = answer.read().decode()
+        return text
+
+
+def measured(line: Line, name: str) -> float:
+    """The sum of what it tells Prometheus by this name, which may have labels."""
+    pattern = rf"^{re.escape(name)}(?:\{{.*\}})? (\S+)$" if "{" not in name else name
+    return sum(map(float, re.findall(pattern, metrics(line), re.MULTILINE)))
