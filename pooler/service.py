@@ -439,6 +439,14 @@ class Service(Edge):
                 cause=cause,
             )
 
+    # -- what people do
+
+    def hold(self) -> None:
+        """Have every pool do as `router.holds` says, also those of a process that we replace."""
+        self.router.hold()
+        if self.upgrades.taker is not None:
+            self.upgrades.taker.hold()
+
     # -- what people see
 
     async def rows(self, view: str) -> Rows:
@@ -637,7 +645,7 @@ class Service(Edge):
         self.ticked_at = self.now()
         self.upgrades.tick()
         for scope in self.router.holds.over(self.now()):
-            self.router.hold()
+            self.hold()
             logs.event(logging.INFO, "resumed", scope=str(scope), why="its time is over")
         for pool in list(self.router.pools.values()):
             overdue.enforce(pool)
@@ -770,6 +778,8 @@ class Service(Edge):
             for sock in self._kept:
                 sock.close()
             error = left_behind()
+            for session in list(self.console.sessions):
+                session.fail(error)
         else:
             notify("STOPPING=1")
             error = _shutdown()

@@ -130,6 +130,7 @@ class Giver:
                     name_of(name), limit, round_
                 ),
                 "cancel": self._service.cancel_with,
+                "hold": self._hold,
             },
             self._gone,
         )
@@ -142,6 +143,11 @@ class Giver:
                 hint="Stop the one and start the other.",
             )
         self._here.set()
+
+    def _hold(self, holds: list[list[Any]]) -> None:
+        """Pause, or go on, as the successor has been told to."""
+        self._service.router.holds.take(holds, self._service.now())
+        self._service.router.hold()
 
     def _gone(self) -> None:
         self._lost.set()
@@ -158,6 +164,7 @@ class Giver:
             "idents": service.router.idents + IDENT_GAP,
             "slot": service.router.keys.slot,
             "sockets": sockets,
+            "holds": service.router.holds.packed(service.now()),
         }
         await self._channel.call("prepare", welcome, files=files, within=None)
         self.suspended = True
