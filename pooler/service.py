@@ -22,6 +22,7 @@ import pooler
 from pooler import logs
 from pooler.activation import METRICS
 from pooler.admin import views
+from pooler.admin.commands import Command, Tell
 from pooler.admin.console import Console
 from pooler.admin.errors import Errors
 from pooler.admin.socket import AdminSocket
@@ -44,8 +45,6 @@ from pooler.core.server import Server
 from pooler.core.settings import Route
 from pooler.dialer import Dialer
 from pooler.greeter import Greeter
-from pooler.handover import control
-from pooler.handover.control import Control
 from pooler.handover.giver import left_behind
 from pooler.handover.taker import Taker
 from pooler.handover.upgrades import Upgrades
@@ -125,7 +124,6 @@ class Service(Edge):
         self.console = Console(self)
         self._admin = AdminSocket(lambda: Greeter(self, console_only=True))
         self.upgrades = Upgrades(self, taker)
-        self._control = Control(self)
         self._kept: list[socket.socket] = []  # of Prometheus, while it is not served
         self.peers = Peers(lambda: self.config, self.now)
         if taker is not None:
@@ -439,7 +437,7 @@ class Service(Edge):
                 cause=cause,
             )
 
-    # -- what people do
+    # -- what people do and see
 
     def hold(self) -> None:
         """Have every pool do as `router.holds` says, also those of a process that we replace."""
@@ -447,7 +445,13 @@ class Service(Edge):
         if self.upgrades.taker is not None:
             self.upgrades.taker.hold()
 
-    # -- what people see
+    async def do(self, command: Command, *arguments: Any, tell: Tell | None = None) -> None:
+        """Give a command of `admin.commands`, which may `tell` something meanwhile."""
+        await command(self, *arguments, **({"tell": tell} if tell is not None else {}))
+
+    async def do_for(self, client: int, command: Command) -> Any:
+        """Give a command that is about one client, by its number; return what it returns."""
+        return await command(self, client)
 
     async def rows(self, view: str) -> Rows:
         """Return the rows of a view."""
@@ -506,9 +510,7 @@ class Service(Edge):
                 await self.upgrades.taker.refuse(str(error) or type(error).__name__)
             raise
         self.tally.reloaded_at = _wall_clock()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop)
-        loop.add_signal_handler(signal.SIGQUIT, self.stop, Stop.NOW)
+        self.heed_signals()
         tasks = [loop.create_task(task) for task in (self._tick(), *self.duties())]
         self.ready()
         try:
@@ -552,6 +554,10 @@ class Service(Edge):
         if taker is not None:
             await taker.may_prepare()
             self._activate(taker.activated())
+            if taker.overlay:
+                self.overlay = taker.overlay
+                config = self.load(self.overlay)
+                self._apply(config)
         bound = self._listener.prepare(config)
         if taker is not None:
             await taker.may_serve()
@@ -559,7 +565,6 @@ class Service(Edge):
         await self._listener.commit(config, bound)
         await self._metrics.open(config, self._kept)
         self._kept = []
-        await self._control.open(config.upgrade.socket)
         await self._admin.open(config.admin.socket)
         self._report_addresses()
         if taker is not None:
@@ -575,6 +580,13 @@ class Service(Edge):
         """Have the console's socket where it is to be now; OSError."""
         await self._admin.open(config.admin.socket)
 
+    def heed_signals(self) -> None:
+        """Stop when told to."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        loop.add_signal_handler(signal.SIGQUIT, self.stop, Stop.NOW)
+
     def duties(self) -> list[Coroutine[Any, Any, None]]:
         """Return what is to be done beside serving."""
         loop = asyncio.get_running_loop()
@@ -582,6 +594,10 @@ class Service(Edge):
         loop.add_signal_handler(signal.SIGUSR2, self.upgrades.ask)
         files = watch(lambda: self.config.files, lambda: self.config.seen, self._reload_wanted.set)
         return [self._reload_when_asked(), files]
+
+    def reloaded(self, found: list[Change]) -> None:
+        """Tell everybody what is different now."""
+        logs.event(logging.INFO, "reloaded", changes=[str(change) for change in found])
 
     def ready(self) -> None:
         """Tell everybody that clients can come."""
@@ -626,9 +642,9 @@ class Service(Edge):
     def _report_addresses(self) -> None:
         for address in self._listener.addresses:
             logs.event(logging.INFO, "listening", address=address)
-        self._report_metrics()
+        self._report_operation()
 
-    def _report_metrics(self) -> None:
+    def _report_operation(self) -> None:
         for address in self._metrics.addresses:
             logs.event(logging.INFO, "metrics", address=address)
         if self._admin.path:
@@ -729,7 +745,7 @@ class Service(Edge):
         logs.set_up(config.logging.format, config.logging.level, config.logging.repeat_limit)
         self.tally.reload(_wall_clock(), ok=True)
         self.last_changes = found
-        logs.event(logging.INFO, "reloaded", changes=[str(change) for change in found])
+        self.reloaded(found)
         if prepared.bound or prepared.metrics is not None:
             self._report_addresses()
 
@@ -743,7 +759,6 @@ class Service(Edge):
             found.append(((METRICS, metrics[0], str(metrics[1])), self._metrics.sockets))
         else:  # systemd's, if any
             found.append(((METRICS, SYSTEMD, ""), self._metrics.sockets))
-        found.append(((control.KIND, self._control.path, ""), self._control.sockets))
         kinds = [(kind, len(sockets)) for kind, sockets in found]
         return kinds, [sock.fileno() for _, sockets in found for sock in sockets]
 
@@ -751,7 +766,7 @@ class Service(Edge):
         """Accept nobody for a moment, or ever again."""
         self._listener.suspend()
         self._kept = await self._metrics.suspend()
-        self._control.suspend()
+        self._admin.close()
 
     async def resume(self) -> None:
         """Be what we were before `suspend`."""
@@ -760,7 +775,7 @@ class Service(Edge):
         before, self._metrics = self._metrics, MetricsServer(self)
         await before.close()
         await self._metrics.open(self.config, kept)
-        await self._control.resume()
+        await self._admin.open(self.config.admin.socket)
         self._apply(self.config)
 
     def taken_over(self) -> None:
@@ -786,7 +801,6 @@ class Service(Edge):
             if self._how is not Stop.NOW:
                 await self._unless_changed(self.config.timeouts.shutdown_delay, lambda: False)
         self._listener.close()
-        self._control.close(unlink=not self.upgrades.handed_over)
         for greeter in list(self._greeters):
             greeter.turn_away(error, CloseReason.SHUTDOWN)
         self.router.closed = True

@@ -591,8 +591,6 @@ class Upgrade(Section):
 
     timeout: Duration = 3600.0
     """Time that clients who cannot move (TLS, session mode, pins) may stay with the old process."""
-    socket: str = ""
-    """Unix socket on which `pooler upgrade` asks for it, for the same user only; "" for none."""
 
 
 class Peers(Section):
