@@ -17,7 +17,7 @@ from typing import Final
 import uvloop
 
 import pooler
-from pooler import ctl, healthcheck, importer
+from pooler import activation, ctl, healthcheck, importer, top
 from pooler.config import Config, ConfigError, Overrides, json_schema, load
 from pooler.handover import VARIABLE
 from pooler.handover.control import ask
@@ -96,6 +96,7 @@ def _parser() -> tuple[argparse.ArgumentParser, tuple[str, ...]]:
     convert.set_defaults(command=_import)
 
     ctl.add_parser(commands)
+    top.add_parser(commands)
 
     schema = commands.add_parser("schema", help="print the JSON Schema of the configuration file")
     schema.set_defaults(command=_schema)
@@ -149,12 +150,15 @@ async def _serve(options: argparse.Namespace) -> int:
         if taker is not None:
             await taker.refuse("; ".join(problems_of(error)))
         raise
+    activated = activation.sockets(os.environ)
+    if config.workers > 1 and activated:
+        raise OSError("several workers listen on sockets of their own: not on those of systemd")
     if config.workers > 1:
         from pooler.workers.supervisor import Supervisor
 
         command = (sys.executable, "-m", "pooler", *options.given, "--worker")
         return await Supervisor(read, config, command).run()
-    await Service(read, config, taker).run()
+    await Service(read, config, taker, activated).run()
     return 0
 
 

@@ -13,7 +13,8 @@ import re
 import secrets
 import ssl
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -84,20 +85,26 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         epilog=STATUS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--socket", metavar="PATH", help="the pooler's admin.socket")
-    parser.add_argument("--pid", type=int, help="process id of the pooler, where there are several")
-    parser.add_argument("--host", help="go over TCP instead, or a unix socket's directory")
-    parser.add_argument("--port", type=int, default=6432, help="port of that (default: 6432)")
-    parser.add_argument("--user", help="user of the console, its password in PGPASSWORD")
+    add_connection(parser)
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="give up after this time")
     parser.add_argument("--json", action="store_true", help="print JSON: a list of objects")
     parser.add_argument("words", nargs="+", metavar="COMMAND", help="such as: show pools")
     parser.set_defaults(command=run)
 
 
+def add_connection(parser: argparse.ArgumentParser) -> None:
+    """Add what says which console is meant, for `connected`."""
+    parser.add_argument("--socket", metavar="PATH", help="the pooler's admin.socket")
+    parser.add_argument("--pid", type=int, help="process id of the pooler, where there are several")
+    parser.add_argument("--host", help="go over TCP instead, or a unix socket's directory")
+    parser.add_argument("--port", type=int, default=6432, help="port of that (default: 6432)")
+    parser.add_argument("--user", help="user of the console, its password in PGPASSWORD")
+
+
 def run(options: argparse.Namespace) -> int:
     """Give the command, print what the console says; return the exit status."""
     try:
+        options.password = password(options)
         answer = asyncio.run(_talk(options))
     except CtlError as error:
         _print_error(error, as_json=options.json)
@@ -141,8 +148,7 @@ async def _talk(options: argparse.Namespace) -> Answer | None:
     command = "SHUTDOWN WAIT_FOR_SERVERS" if drains else sentence(options.words)
     ends = command.lower().split()[:1] == ["shutdown"]
     try:
-        async with asyncio.timeout(options.timeout):
-            conversation = await _connect(options)
+        async with asyncio.timeout(options.timeout), connected(options) as conversation:
             try:
                 answer = await conversation.ask(command)
                 if drains:
@@ -152,10 +158,21 @@ async def _talk(options: argparse.Namespace) -> Answer | None:
                 if ends:
                     return None
                 raise
-            finally:
-                conversation.transport.close()
     except TimeoutError:
         raise CtlError(TIMED_OUT, f"not done in {options.timeout:g} s, given up") from None
+
+
+@asynccontextmanager
+async def connected(
+    options: argparse.Namespace, name: str = "pooler ctl"
+) -> "AsyncIterator[Conversation]":
+    """Connect to the console that is meant. What goes wrong meanwhile is a CtlError."""
+    try:
+        conversation = await _connect(options, name)
+        try:
+            yield conversation
+        finally:
+            conversation.transport.close()
     except PoolerError as error:
         hint = error.hint
         if error.sqlstate == codes.INVALID_PASSWORD:
@@ -178,21 +195,33 @@ def _status(error: PoolerError) -> int:
     return UNREACHABLE if code.startswith("08") else FAILED
 
 
-async def _connect(options: argparse.Namespace) -> "_Conversation":
-    user = options.user or (os.environ.get("PGUSER", "") if options.host else _DATABASE)
+def password(options: argparse.Namespace) -> str | None:
+    """Return the password of who is to be connected as; None: none is needed, or there is none."""
+    if not options.host:
+        return None
+    given = os.environ.get("PGPASSWORD")
+    if given is None and sys.stdin.isatty():
+        return getpass.getpass(f"Password of {_user(options)}: ")
+    return given
+
+
+def _user(options: argparse.Namespace) -> str:
+    user: str = options.user or (os.environ.get("PGUSER", "") if options.host else _DATABASE)
     if not user:
         raise CtlError(MISUSED, "with --host, say who you are: --user, or PGUSER")
+    return user
+
+
+async def _connect(options: argparse.Namespace, name: str) -> "Conversation":
+    user = _user(options)
     host = Host(options.host or "/", options.port)
-    password = os.environ.get("PGPASSWORD") if options.host else None
-    if password is None and options.host and sys.stdin.isatty():
-        password = getpass.getpass(f"Password of {user}: ")
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     over_tcp = options.host and not host.is_unix
     manner = Manner("try", context, host.host) if over_tcp else Manner("not")
-    target = Target((host,), _DATABASE, user, startup=(("application_name", "pooler ctl"),))
-    login = partial(ServerLogin, target, password, secrets.token_bytes, Keyring(), manner)
+    target = Target((host,), _DATABASE, user, startup=(("application_name", name),))
+    login = partial(ServerLogin, target, options.password, secrets.token_bytes, Keyring(), manner)
     if options.host:
         transport, dialogue = await open_connection(host, login)
     else:
@@ -204,7 +233,7 @@ async def _connect(options: argparse.Namespace) -> "_Conversation":
     except BaseException:
         transport.abort()
         raise
-    conversation = _Conversation(dialogue.transport)
+    conversation = Conversation(dialogue.transport)
     dialogue.transport.set_protocol(conversation)
     return conversation
 
@@ -229,7 +258,7 @@ def _socket(options: argparse.Namespace) -> Path:
     )
 
 
-class _Conversation(asyncio.Protocol):
+class Conversation(asyncio.Protocol):
     """A session of the console, from the other end."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
@@ -239,10 +268,14 @@ class _Conversation(asyncio.Protocol):
         self._received = bytearray()
         self._answer = Answer()
         self._error: PoolerError | None = None
-        self._result: asyncio.Future[Answer] = loop.create_future()
+        self._result: asyncio.Future[Answer] | None = None
 
     async def ask(self, command: str) -> Answer:
-        """Return the answer; PoolerError or ConnectionError."""
+        """Return the answer, one command at a time; PoolerError or ConnectionError."""
+        if self.ended.done():
+            raise _gone()
+        self._answer, self._error = Answer(), None
+        self._result = asyncio.get_running_loop().create_future()
         self.transport.write(build.query(command))
         return await self._result
 
@@ -273,7 +306,7 @@ class _Conversation(asyncio.Protocol):
             self._error = ServerRefused(parse.report(body))
         elif kind == codes.COMMAND_COMPLETE:
             answer.tag = parse.query(body)
-        elif kind == codes.READY_FOR_QUERY and not self._result.done():
+        elif kind == codes.READY_FOR_QUERY and self._result and not self._result.done():
             if self._error is not None:
                 self._result.set_exception(self._error)
             else:
@@ -281,12 +314,14 @@ class _Conversation(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """The pooler has ended, or the session."""
-        if not self._result.done():
-            self._result.set_exception(
-                self._error or ConnectionResetError("the pooler closed the connection")
-            )
+        if self._result and not self._result.done():
+            self._result.set_exception(self._error or _gone())
         if not self.ended.done():
             self.ended.set_result(None)
+
+
+def _gone() -> ConnectionResetError:
+    return ConnectionResetError("the pooler closed the connection")
 
 
 _KINDS: Final = {oid: kind for kind, oid in encode.OIDS.items()}

@@ -32,14 +32,16 @@ class MetricsServer:
     async def open(self, settings: Settings, kept: Sequence[socket.socket] = ()) -> None:
         """Listen where `metrics.listen` says, if it does, or on sockets that do; OSError."""
         address = settings.metrics.address
-        if address is None:
+        sockets = list(kept)
+        if not sockets and address is not None:
+            sockets = self._service.bind_metrics(*address)
+        if not sockets:
             return
         app = web.Application()
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
         self._dashboard.add_to(app)
-        sockets = list(kept) or self._service.bind_metrics(*address)
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
         await self._runner.setup()
         for sock in sockets:

@@ -8,12 +8,16 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable
+from typing import Final
 
 from pooler.config import Settings
 from pooler.sockets import set_access, socket_address, tcp_sockets, unix_socket
 
 Address = tuple[str, ...]
 """What identifies a listening socket: with another value it is another one."""
+
+SYSTEMD: Final = "systemd"
+"""What the address of a socket begins with that systemd has given us."""
 
 Bind = Callable[[Settings, Address], list[socket.socket]]
 """Returns the sockets of an address; OSError."""
@@ -29,6 +33,7 @@ class Listener:
         self._bind = bind
         self.owner = owner  # of the unix sockets' paths: others may serve them, too
         self._open: dict[Address, list[socket.socket]] = {}
+        self.activated: dict[Address, list[socket.socket]] = {}  # systemd's, in place of ours
         self._suspended: dict[Address, list[socket.socket]] = {}
         self._servers: dict[Address, asyncio.Server] = {}
 
@@ -46,9 +51,10 @@ class Listener:
         """Bind what `settings` want and is not open yet; OSError, and then nothing is."""
         bound: dict[Address, list[socket.socket]] = {}
         try:
-            for address in wanted(settings):
+            for address in self._wanted(settings):
                 if address not in self._open:
-                    bound[address] = self._bind(settings, address)
+                    given = self.activated.get(address)
+                    bound[address] = given or self._bind(settings, address)
         except BaseException:
             self.discard(bound)
             raise
@@ -56,9 +62,9 @@ class Listener:
 
     def discard(self, bound: dict[Address, list[socket.socket]]) -> None:
         """Close what `prepare` bound."""
-        for sockets in bound.values():
+        for address, sockets in bound.items():
             for sock in sockets:
-                if self.owner:
+                if self._owns(address):
                     unlink(sock)
                 sock.close()
 
@@ -71,15 +77,21 @@ class Listener:
                     await loop.create_server(
                         self._factory, sock=sock, backlog=settings.listen.backlog
                     )
-                    if address[0] != "unix"
+                    if sock.family != socket.AF_UNIX
                     else await loop.create_unix_server(
                         self._factory, sock=sock, backlog=settings.listen.backlog
                     )
                 )
                 self._servers[(*address, str(sock.fileno()))] = server
             self._open[address] = sockets
-        for address in set(self._open) - set(wanted(settings)):
+        for address in set(self._open) - set(self._wanted(settings)):
             self._stop(address)
+
+    def _wanted(self, settings: Settings) -> list[Address]:
+        return list(self.activated) or wanted(settings)
+
+    def _owns(self, address: Address) -> bool:
+        return self.owner and address[0] != SYSTEMD
 
     def suspend(self) -> None:
         """Accept nobody: who connects waits in the kernel, until `resume` or another process."""
@@ -108,7 +120,7 @@ class Listener:
     def _stop(self, address: Address) -> None:
         for sock in self._open.pop(address):
             server = self._servers.pop((*address, str(sock.fileno())))
-            if self.owner:
+            if self._owns(address):
                 unlink(sock)
             server.close()
 

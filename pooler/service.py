@@ -12,13 +12,15 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache, partial
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple, cast
 
 import pooler
 from pooler import logs
+from pooler.activation import METRICS
 from pooler.admin import views
 from pooler.admin.console import Console
 from pooler.admin.errors import Errors
@@ -47,7 +49,7 @@ from pooler.handover.giver import left_behind
 from pooler.handover.taker import Taker
 from pooler.handover.upgrades import Upgrades
 from pooler.http import MetricsServer
-from pooler.listener import Address, Listener, adapt, bind
+from pooler.listener import SYSTEMD, Address, Listener, adapt, bind
 from pooler.metrics import Snapshot, Tally, snapshot
 from pooler.notify import notify, reloading
 from pooler.peers import Peers, sent_on
@@ -60,9 +62,6 @@ from pooler.watch import watch
 from pooler.wire import codes
 from pooler.wire.parse import CancelRequest
 from pooler.wire.scram import Keyring
-
-METRICS: Final = "metrics"
-"""The kind of the listening sockets that are not for clients, in an upgrade."""
 
 TICK: Final = 0.1
 """Seconds between looks at the time limits."""
@@ -92,8 +91,18 @@ class Prepared(NamedTuple):
 class Service(Edge):
     """One pooler."""
 
-    def __init__(self, load: Load, config: Config, taker: Taker | None = None) -> None:
-        """`config` is what `load` has given just now; `taker`, if another process is replaced."""
+    def __init__(
+        self,
+        load: Load,
+        config: Config,
+        taker: Taker | None = None,
+        activated: Mapping[str, list[socket.socket]] = MappingProxyType({}),
+    ) -> None:
+        """`config` is what `load` has given just now.
+
+        `taker` is there if another process is replaced, `activated` are sockets that came with
+        this one, by name.
+        """
         # for ever
         self.load = load
         self.now = time.monotonic  # type: ignore[method-assign]  # asked several times a transaction
@@ -113,10 +122,12 @@ class Service(Edge):
         self._admin = AdminSocket(lambda: Greeter(self, console_only=True))
         self.upgrades = Upgrades(self, taker)
         self._control = Control(self)
+        self._kept: list[socket.socket] = []  # of Prometheus, while it is not served
         self.peers = Peers(lambda: self.config, self.now)
         if taker is not None:
             taker.begin(self)
             self._listener.owner = False  # for now
+        self._activate(activated)
         # now
         self._greeters: set[Greeter] = set()
         self._reload_wanted = asyncio.Event()
@@ -125,7 +136,6 @@ class Service(Edge):
         self._stop_timeout: float | None = None
         self._stop_changed = asyncio.Event()
         self._ticks = 0
-        self._kept: list[socket.socket] = []  # of Prometheus, while suspended
         # counted
         self.tally = Tally()
         self.last_changes: list[Change] = []
@@ -500,17 +510,28 @@ class Service(Edge):
         given = self.upgrades.given(METRICS, host, str(port))
         return given or tcp_sockets(host, port, reuse_port=False)
 
+    def _activate(self, sockets: Mapping[str, list[socket.socket]]) -> None:
+        """Listen on sockets of systemd's; those by another name than `metrics` are for clients."""
+        given = dict(sockets)
+        self._kept = given.pop(METRICS, [])
+        clients = [sock for named in given.values() for sock in named]
+        self._listener.activated = {
+            (SYSTEMD, str(number), ""): [sock] for number, sock in enumerate(clients)
+        }
+
     async def open(self, config: Config) -> None:
         """Listen, for clients, for Prometheus, and for those who operate the pooler."""
         taker = self.upgrades.taker
         if taker is not None:
             await taker.may_prepare()
+            self._activate(taker.activated())
         bound = self._listener.prepare(config)
         if taker is not None:
             await taker.may_serve()
             self._listener.owner = True
         await self._listener.commit(config, bound)
-        await self._metrics.open(config)
+        await self._metrics.open(config, self._kept)
+        self._kept = []
         await self._control.open(config.upgrade.socket)
         await self._admin.open(config.admin.socket)
         self._report_addresses()
@@ -690,6 +711,8 @@ class Service(Edge):
         metrics = self.config.metrics.address
         if metrics is not None:
             found.append(((METRICS, metrics[0], str(metrics[1])), self._metrics.sockets))
+        else:  # systemd's, if any
+            found.append(((METRICS, SYSTEMD, ""), self._metrics.sockets))
         found.append(((control.KIND, self._control.path, ""), self._control.sockets))
         kinds = [(kind, len(sockets)) for kind, sockets in found]
         return kinds, [sock.fileno() for _, sockets in found for sock in sockets]

@@ -7,10 +7,12 @@ it is in the API.
 import json
 import time
 from collections.abc import Callable
+from heapq import nlargest
 from typing import Any, Final
 
 from pooler import rates
 from pooler.admin import views
+from pooler.admin.view import Row, Rows, View
 from pooler.dashboard.looks import Looks, shown
 
 POOLS: Final = 100
@@ -23,6 +25,8 @@ TABLES: Final = ("pools", "occupancy", "queries", "pins", "waiters", "errors", "
 SLOW_TABLES: Final = ("statements",)
 """Views that may be long, looked at for one frame of `SLOW`."""
 SLOW: Final = 5
+NOTABLE: Final = {"statements": ("time", "time_p95", "calls", "wait_time")}
+"""Views that are cut to the rows where one of these columns is highest."""
 
 
 class Frames:
@@ -71,10 +75,23 @@ class Frames:
             if view is None:
                 continue
             rows = await self._looks.rows(view)
-            data = _json(shown(view, rows[:ROWS], len(rows)))
+            data = _json(shown(view, _cut(view, rows), len(rows)))
             if self._tables.get(name) != data:
                 changed[name] = self._tables[name] = data
         return changed
+
+
+def _cut(view: View, rows: Rows) -> Rows:
+    """Return the rows that a page has room for."""
+    columns = NOTABLE.get(view.name)
+    if columns is None or len(rows) <= ROWS:
+        return rows[:ROWS]
+    found: dict[int, Row] = {}
+    for name in columns:
+        place = view.place(name)
+        first = nlargest(ROWS // len(columns), rows, key=lambda row: row[place] or 0)
+        found |= {id(row): row for row in first}
+    return list(found.values())
 
 
 def _busy(point: rates.Point) -> tuple[float, ...]:

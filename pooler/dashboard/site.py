@@ -19,9 +19,9 @@ from aiohttp import web
 import pooler
 from pooler.admin import views
 from pooler.core.errors import PoolerError
-from pooler.dashboard import guard
+from pooler.dashboard import actions, guard
 from pooler.dashboard.access import Access, TooBusy
-from pooler.dashboard.actions import ACTIONS, Action, WrongArguments
+from pooler.dashboard.actions import ACTIONS, WrongArguments
 from pooler.dashboard.assets import assets
 from pooler.dashboard.feed import Feed
 from pooler.dashboard.frames import Frames
@@ -192,14 +192,14 @@ class Dashboard:
         return response
 
     async def _command(self, request: web.Request) -> web.StreamResponse:
-        action: Action | None = ACTIONS.get(request.match_info["command"])
-        if action is None:
+        name = request.match_info["command"]
+        if name not in ACTIONS:
             return _json({"error": "There is no such command."}, 404)
         if request.content_type != "application/json":
             return _json({"error": "Arguments have to be JSON."}, 415)
         try:
             arguments: Any = await request.json()
-            result = await action.run(self._service, request["user"], arguments)
+            result = await actions.run(self._service, name, request["user"], arguments)
         except (JSONDecodeError, UnicodeDecodeError):
             return _json({"error": "Arguments have to be JSON."}, 400)
         except WrongArguments as error:

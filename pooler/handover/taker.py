@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pooler
 from pooler import logs
+from pooler.activation import METRICS
 from pooler.channel import Channel
 from pooler.core import moving
 from pooler.core.budget import NO_LIMITS, Budget, Limits, PoolName, Report
@@ -24,6 +25,7 @@ from pooler.handover import FORMAT
 from pooler.handover.channels import Followers
 from pooler.handover.secrets import unpacked_credential
 from pooler.handover.shares import News, Shares, name_of
+from pooler.listener import SYSTEMD
 from pooler.notify import notify
 from pooler.sockets import set_options
 from pooler.wire import codes
@@ -132,6 +134,13 @@ class Taker:
         """Return what the old process listened on there, nothing where it did not."""
         what, where, port = kind
         return self._given.pop((what, where, port), [])
+
+    def activated(self) -> dict[str, list[socket.socket]]:
+        """Return the sockets that systemd had given the old process, by name."""
+        clients = sorted(kind for kind in self._given if kind[0] == SYSTEMD)
+        found = {"": [sock for kind in clients for sock in self._given.pop(kind)]}
+        metrics = self._given.pop((METRICS, SYSTEMD, ""), [])
+        return {**found, METRICS: metrics} if metrics else found
 
     async def _prepare(self, welcome: dict[str, Any], files: tuple[int, ...] = ()) -> None:
         self.pid = welcome["pid"]

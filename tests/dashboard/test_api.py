@@ -4,6 +4,7 @@ import contextlib
 import socket
 import time
 
+import psycopg
 import pytest
 
 from pooler.admin.view import Row
@@ -13,6 +14,7 @@ from pooler.rates import POINT
 from tests.conftest import RunWithConfig
 from tests.dashboard.conftest import Http, basic
 from tests.support.pooler import Pooler
+from tests.support.standing import until
 
 ROWS = [("a", "u", 1), ("b", "u", 5), ("c", "v", 3)]
 LISTS = VIEWS["histograms"]  # database, user, kind, count, ...
@@ -154,3 +156,41 @@ def test_files_are_sent_again_only_when_they_changed(web: Http) -> None:
         "vendor/preact.LICENSE",
     ):
         assert web.get(f"/static/{path}").status == 404, path
+
+
+def test_commands_do_what_the_console_does(dashboard: Pooler, web: Http) -> None:
+    def give(name: str, **arguments: object) -> tuple[int, str]:
+        answer = web.post(f"/api/commands/{name}", arguments, Authorization=basic("app"))
+        return answer.status, answer.json.get("result") or answer.json["error"]
+
+    with dashboard.connect(application_name="kept") as kept, dashboard.connect() as killed:
+        kept.execute("SELECT pg_advisory_lock(1)")
+        until(lambda: len(_rows(web, "pins", "client")), 1)
+        clients = {row[-2]: row for row in _rows(web, "clients", "application_name", "id")}
+        assert give("unpin", client=clients["kept"][-1])[0] == 200
+        assert give("unpin", client=clients["kept"][-1]) == (
+            409,
+            f"client {clients['kept'][-1]} is not pinned",
+        )
+        until(lambda: _rows(web, "pins", "client"), [])
+        assert give("kill_client", client=clients[""][-1])[0] == 200
+        with pytest.raises(psycopg.OperationalError, match="admin forced disconnect"):
+            killed.execute("SELECT 1")
+        assert give("pause", database="app") == (
+            200,
+            "app is paused: its clients wait, and it has no server connections.",
+        )
+        until(lambda: _rows(web, "occupancy", "database", "paused"), [["app", True]])
+        assert give("reconnect", database="app")[0] == 200
+        assert give("resume", database="app")[0] == 200
+        assert kept.execute("SELECT 2").fetchone() == (2,)
+        assert give("resume", database="app") == (409, "database app is not paused")
+        assert give("kill_client", client=99999)[0] == 409
+    assert dashboard.log_contains(event="dashboard command", command="pause", user="app")
+
+
+def _rows(web: Http, view: str, *names: str) -> list[list[object]]:
+    """Some columns of a view."""
+    found = web.get(f"/api/{view}").json
+    places = [[column["name"] for column in found["columns"]].index(name) for name in names]
+    return [[row[place] for place in places] for row in found["rows"]]

@@ -1,11 +1,8 @@
 """The page in a browser: what it shows is what the views say, live, and nothing else can act."""
 
 import json
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from threading import Thread
 from typing import Any
 from urllib.parse import quote
 
@@ -16,10 +13,10 @@ from selenium.webdriver.common.by import By
 
 from tests.dashboard.conftest import Http, logged
 from tests.support.pooler import Pooler
+from tests.support.standing import load, until
 
 Browser = Callable[..., Chrome]
 
-PATIENCE = 30.0  # seconds, on a loaded machine
 EVIL = "<img src=x onerror=\"document.title='hacked'\"><script>document.title='hacked'</script>"
 
 PAGES = ("", "clients", "holders", "waiters", "pins", "statements", "errors", "reload")
@@ -31,14 +28,6 @@ TABLE = """
     return [...table.tBodies[0].rows].map((row) =>
         Object.fromEntries([...row.cells].map((cell, i) => [heads[i], cell.innerText])));
 """
-
-
-def until(what: Callable[[], Any], wanted: Any) -> None:
-    """Wait for it to be so."""
-    end = time.monotonic() + PATIENCE
-    while (found := what()) != wanted:
-        assert time.monotonic() < end, f"{found!r} is not {wanted!r}"
-        time.sleep(0.05)
 
 
 def table(page: Chrome, name: str) -> list[dict[str, str]]:
@@ -58,37 +47,6 @@ def show(page: Chrome, web: Http, path: str = "") -> None:
     page.get(f"http://{web.netloc}/#/{path}")
     until(lambda: page.find_element(By.CSS_SELECTOR, ".live").text, "live")
     until(lambda: "…" in page.find_element(By.TAG_NAME, "main").text, False)
-
-
-@contextmanager
-def load(pooler: Pooler) -> Iterator[Callable[[], None]]:
-    """A load that stands still: a pin, a transaction, two clients that wait and two that do not.
-
-    Gives what makes one more client wait.
-    """
-    with ExitStack() as stack:
-        names = ("pinned", "busy", "idle", *(f"waiter{i}" for i in range(3)))
-        # All log in while there is a server to be greeted by.
-        pinned, busy, _, *others = (
-            stack.enter_context(pooler.connect(application_name=name)) for name in names
-        )
-        pinned.execute("SELECT pg_advisory_lock(4711)")
-        busy.execute("BEGIN")
-        threads: list[Thread] = []
-
-        def wait() -> None:
-            client = others[len(threads)]
-            threads.append(Thread(target=client.execute, args=("SELECT 1",)))
-            threads[-1].start()
-
-        wait()
-        wait()
-        try:
-            yield wait
-        finally:
-            busy.execute("COMMIT")
-            for thread in threads:
-                thread.join()
 
 
 def viewed(web: Http, name: str) -> list[dict[str, Any]]:

@@ -87,8 +87,20 @@ class Line(Pooler):
         self.follow(event["successor"])
         return self.event(seen, event="upgraded")
 
-    def follow(self, pid: int) -> None:
-        """The pooler is another process now; the old one must end well."""
+    def follow(self, pid: int, expected: int = 0) -> None:
+        """The pooler is another process now; the old one must end, and well."""
         old, self._process = self._process, Successor(pid)
         status = old.wait(UPGRADE_TIMEOUT)
-        assert status == 0, f"the old process ended with status {status}"
+        assert status == expected, f"the old process ended with status {status}"
+
+    def close(self) -> None:
+        """End it and judge; a successor that the test did not follow is ended, too."""
+        strays = {event["successor"] for event in self.log if event.get("event") == "replaced"}
+        try:
+            super().close()
+        finally:
+            for pid in strays - {self.pid}:
+                stray = Successor(pid)
+                if stray.poll() is None:
+                    stray.kill()
+                    stray.wait(UPGRADE_TIMEOUT)

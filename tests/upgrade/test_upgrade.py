@@ -25,15 +25,19 @@ def test_an_idle_client_goes_on(start_line: StartLine) -> None:
 
 
 def test_two_upgrades_under_load(start_line: StartLine, postgres: Postgres) -> None:
+    entry = {"host": postgres.host, "port": postgres.port, "password": PASSWORDS["app"]}
+    databases = {"*": entry}
     line = start_line(
         auth={"type": "trust"},
-        databases={"*": {"password": PASSWORDS["app"], "pool_size": 8}},
+        databases={"*": {**entry, "pool_size": None}},
+        defaults={"pool_size": 8},
         limits={"max_client_connections": 500},
         logging={"log_connections": False, "log_disconnections": False},
     )
     with Census(postgres, "app", limit=8), sessions(line, listeners=10) as finish:
-        for _ in range(2):
+        for size in (7, 8):
             line.upgrade()
+            line.reload({**line.config, "defaults": {"pool_size": size}, "databases": databases})
         tally = finish()
     assert tally.answers > 100
     assert tally.newcomers > 1

@@ -299,46 +299,59 @@ function Kill({ id }) {
   });
 }
 
-function Statements({ database, user, limit }) {
-  const table = store.tables.statements;
-  if (table === undefined) return h(Empty, { text: "Statements are not recorded." });
-  let rows = table.objects;
-  if (database !== undefined) rows = rows.filter((row) => row.database === database && row.user === user);
-  const by = store.sort.statements?.column ?? "Total";
+// The orders of statements, by the column that each is of.
+const ORDERS = { Total: ["Most time", "time"], p95: ["Slowest", "time_p95"], Calls: ["Most frequent", "calls"], Wait: ["Longest waits", "wait_time"] };
+
+function Statements({ rows, most, one, limit }) {
+  const order = store.sort.statements?.column ?? store.by;
   const choose = (name) => () => {
+    store.by = name;
     store.sort.statements = { column: name, falling: true };
     changed();
   };
-  const choice = (text, name) =>
-    h("button", { class: by === name ? "chosen" : "", onClick: choose(name), "aria-pressed": String(by === name) }, text);
-  store.sort.statements ??= { column: "Total", falling: true };
+  store.sort.statements ??= { column: store.by, falling: true };
   return [
-    h("div", { class: "choices" }, [
-      choice("Most time", "Total"),
-      choice("Slowest", "p95"),
-      choice("Most frequent", "Calls"),
-    ]),
+    h(
+      "div",
+      { class: "choices" },
+      Object.entries(ORDERS).map(([name, [text]]) =>
+        h("button", { class: order === name ? "chosen" : "", onClick: choose(name), "aria-pressed": String(order === name) }, text),
+      ),
+    ),
     h(Table, {
       id: "statements",
       rows,
-      rowKey: (row) => `${row.database} ${row.user} ${row.id ?? row.statement}`,
-      empty: "No statement yet.",
+      rowKey: (row) => `${row.database}\n${row.user}\n${row.id}`,
+      empty: "No statement has been recorded.",
       limit,
-      most: database === undefined ? table.total : rows.length,
-      columns: STATEMENT_COLUMNS.filter((one) => one.name === undefined || rows[0] === undefined || one.name in rows[0]),
+      most,
+      columns: [
+        column("Statement", (row) => row.statement, {
+          kind: "text",
+          cell: (row) => h("code", { class: "sql", title: row.statement }, row.statement),
+        }),
+        ...(one ? [] : [column("Pool", (row) => `${row.database} / ${row.user}`, { cell: (row) => h(PoolName, row), wide: true })]),
+        figure("Calls", "calls", format.short),
+        age("Total", "time", { tip: "Time of servers on it, since the start" }),
+        age("p50", "time_p50", { wide: true }),
+        age("p95", "time_p95"),
+        age("p99", "time_p99", { wide: true }),
+        age("Longest", "time_max", { wide: true }),
+        age("Wait", "wait_time", { wide: true, tip: "Time that clients have waited for a server to run it, since the start" }),
+        figure("Rows", "rows", format.short, { wide: true }),
+        figure("Errors", "errors", format.short, { wide: true }),
+      ],
     }),
   ];
 }
 
-const STATEMENT_COLUMNS = [
-  column("Statement", (row) => row.statement, {
-    kind: "text",
-    cell: (row) => h("code", { class: "sql", title: `${row.database} / ${row.user}\n${row.statement}` }, row.statement),
-  }),
-  figure("Calls", "calls"),
-  figure("Errors", "errors", count, { wide: true }),
-  figure("Rows", "rows", count, { wide: true }),
-];
+// All that is recorded, in the order that was chosen, as far as a page can show it.
+function AllStatements({ query, one, limit }) {
+  const { table, error } = fetched(`/api/statements?limit=${limit}&sort=-${ORDERS[store.by][1]}${query}`);
+  if (error) return h(Empty, { text: error });
+  if (table === null) return h(Empty, { text: "…" });
+  return h(Statements, { rows: table.objects, most: table.total, one });
+}
 
 // -- pages
 
@@ -357,7 +370,7 @@ export function Overview() {
         h(Card, { title: "Pins", note: "servers kept by their client", extra: more("pins") }, h(PinsTable, { rows: rowsOf("pins"), limit: 4, brief: true })),
       ]),
     ]),
-    h(Card, { title: "Statements", extra: more("statements") }, h(Statements, { limit: 8 })),
+    h(Card, { title: "Statements", extra: more("statements") }, h(Statements, { rows: rowsOf("statements"), limit: 8 })),
     h("div", { class: "columns uneven" }, [
       h(Card, { title: "Recent errors", extra: more("errors") }, h(ErrorsTable, { rows: rowsOf("errors"), limit: 6 })),
       h(Card, { title: "Last reload", extra: more("reload") }, h(Reload)),
@@ -384,7 +397,7 @@ export function PinsPage() {
 }
 
 export function StatementsPage() {
-  return h(Card, { title: "Statements", note: "values are replaced, parameters never recorded" }, h(Statements, {}));
+  return h(Card, { title: "Statements", note: "values are replaced, parameters never recorded" }, h(AllStatements, { query: "", limit: 300 }));
 }
 
 export function ErrorsPage() {
@@ -485,7 +498,7 @@ export function PoolPage({ database, user }) {
       h(Card, { title: "Who waits" }, h(WaitersTable, { rows: rowsOf("waiters").filter((row) => row.database === database), one: true })),
     ]),
     h(Card, { title: "Pins" }, h(PinsTable, { rows: rowsOf("pins").filter((row) => row.database === database), one: true })),
-    h(Card, { title: "Statements" }, h(Statements, { database, user, limit: 20 })),
+    h(Card, { title: "Statements" }, h(AllStatements, { query: `&database=${encodeURIComponent(database)}&user=${encodeURIComponent(user)}`, one: true, limit: 30 })),
     h(Card, { title: "Recent errors" }, h(ErrorsTable, { rows: rowsOf("errors").filter((row) => row.database === database), one: true })),
     h(Card, { title: "Clients", note: `of database ${database}` }, h(Clients, { url, one: false })),
   ];

@@ -2,6 +2,7 @@
 
 export const KEPT = 300; // samples of each pool, as many as the server keeps
 const AGAIN = 2000; // milliseconds after which what was fetched is fetched again
+const FORGOTTEN = 10000; // milliseconds after which what nobody asks for is let go
 const HIDDEN = 30000; // milliseconds that a page goes on watching while it is not seen
 
 export const store = {
@@ -11,9 +12,10 @@ export const store = {
   pools: 0, // how many there are, shown or not
   tables: {}, // by name: {columns, rows, total, objects}
   series: new Map(), // by key of a pool: {database, user, time: [...], clients: [...], ...}
-  fetched: new Map(), // by URL: {table, at, error, pending}
+  fetched: new Map(), // by URL: {table, at, asked, error, pending}
   sort: {}, // by table: {column, falling}
   search: "",
+  by: "Total", // the order of statements
   notice: null, // {text, bad}
   question: null, // {text, button, action}
 };
@@ -145,11 +147,14 @@ export async function about() {
 export function fetched(url) {
   let entry = store.fetched.get(url);
   if (entry === undefined) {
-    store.fetched.clear(); // one page at a time
-    entry = { table: null, at: 0, error: null, pending: false };
+    entry = { table: null, at: 0, asked: 0, error: null, pending: false };
     store.fetched.set(url, entry);
   }
-  if (!entry.pending && Date.now() - entry.at >= AGAIN) refresh(url, entry);
+  entry.asked = Date.now();
+  for (const [other, { asked }] of store.fetched) {
+    if (asked < entry.asked - FORGOTTEN) store.fetched.delete(other);
+  }
+  if (!entry.pending && entry.asked - entry.at >= AGAIN) refresh(url, entry);
   return entry;
 }
 
