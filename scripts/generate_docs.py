@@ -22,13 +22,14 @@ SETTINGS = """\
 # Settings
 
 Generated from the types in `pooler/config/model.py` by `scripts/generate_docs.py`.
-[config/pooler.yaml](../config/pooler.yaml) is a file that has them all, `pooler schema` prints a JSON
-Schema for editors, and `pooler check` finds every mistake at once.
+[config/pooler.yaml](../config/pooler.yaml) is a file that has them all, `pooler schema` prints a
+JSON Schema for editors, and `pooler check` finds every mistake at once.
 
-- Durations are in seconds, or carry a unit: `500ms`, `5s`, `10min`, `1h`, `1d`. 0 turns a limit off.
+- Durations are in seconds, or carry a unit: `500ms`, `5s`, `10min`, `1h`, `1d`. 0 turns a limit
+  off.
 - Values may hold `${NAME}` or `${NAME:-default}` from the environment; `$$` is a `$`.
-- A setting outside of `databases` and `users` can also be given as `POOLER_<SECTION>_<KEY>`, which wins
-  over the file: `POOLER_LISTEN_PORT=6432`. `POOLER_DATABASES` and `POOLER_USERS` hold YAML,
+- A setting outside of `databases` and `users` can also be given as `POOLER_<SECTION>_<KEY>`, which
+  wins over the file: `POOLER_LISTEN_PORT=6432`. `POOLER_DATABASES` and `POOLER_USERS` hold YAML,
   `POOLER_UPSTREAM` a URL, `POOLER_CONFIG` the file's name.
 - A user's value wins over the database's, and that over the section's.
 """
