@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import psycopg
@@ -46,6 +47,8 @@ def test_commands_are_understood(block: Block) -> None:
     """Every `pooler ...` that one is told to type."""
     words = shlex.split(block.text)[1:]
     parser, names = _parser()
+    if words[:1] == ["top"] and find_spec("pooler.top") is None:
+        pytest.skip("pooler top is not a part of this version: its commands were not tried")
     parser.parse_args(words if words and words[0] in (*names, "--version") else ["run", *words])
 
 
@@ -72,6 +75,7 @@ def test_quick_start(tmp_path: Path, postgres: Postgres, run_with_config: RunWit
     config["databases"]["*"] |= {"host": postgres.host, "port": postgres.port}
     config["users"]["app"]["password"] = "app-password"
     config["listen"]["port"] = 0
+    config["metrics"]["listen"] = "127.0.0.1:0"
     file = tmp_path / "pooler.yaml"
     file.write_text(yaml.safe_dump(config))
     for command in ("check", "doctor"):
@@ -157,7 +161,7 @@ def test_metrics_that_are_named_are_exported() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+    for target in re.findall(r"(?<!!)\[[^]]*\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
         if not re.match(r"https?:|mailto:", target):
             assert (page.parent / target).exists(), target
 
