@@ -22,6 +22,7 @@ import pooler
 from pooler import logs
 from pooler.activation import METRICS
 from pooler.admin import views
+from pooler.admin.commands import Command, Tell
 from pooler.admin.console import Console
 from pooler.admin.errors import Errors
 from pooler.admin.socket import AdminSocket
@@ -436,7 +437,15 @@ class Service(Edge):
                 cause=cause,
             )
 
-    # -- what people see
+    # -- what people do and see
+
+    async def do(self, command: Command, *arguments: Any, tell: Tell | None = None) -> None:
+        """Give a command of `admin.commands`, which may `tell` something meanwhile."""
+        await command(self, *arguments, **({"tell": tell} if tell is not None else {}))
+
+    async def do_for(self, client: int, command: Command) -> Any:
+        """Give a command that is about one client, by its number; return what it returns."""
+        return await command(self, client)
 
     async def rows(self, view: str) -> Rows:
         """Return the rows of a view."""
@@ -495,9 +504,7 @@ class Service(Edge):
                 await self.upgrades.taker.refuse(str(error) or type(error).__name__)
             raise
         self.tally.reloaded_at = _wall_clock()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop)
-        loop.add_signal_handler(signal.SIGQUIT, self.stop, Stop.NOW)
+        self.heed_signals()
         tasks = [loop.create_task(task) for task in (self._tick(), *self.duties())]
         self.ready()
         try:
@@ -567,6 +574,13 @@ class Service(Edge):
         """Have the console's socket where it is to be now; OSError."""
         await self._admin.open(config.admin.socket)
 
+    def heed_signals(self) -> None:
+        """Stop when told to."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        loop.add_signal_handler(signal.SIGQUIT, self.stop, Stop.NOW)
+
     def duties(self) -> list[Coroutine[Any, Any, None]]:
         """Return what is to be done beside serving."""
         loop = asyncio.get_running_loop()
@@ -574,6 +588,10 @@ class Service(Edge):
         loop.add_signal_handler(signal.SIGUSR2, self.upgrades.ask)
         files = watch(lambda: self.config.files, lambda: self.config.seen, self._reload_wanted.set)
         return [self._reload_when_asked(), files]
+
+    def reloaded(self, found: list[Change]) -> None:
+        """Tell everybody what is different now."""
+        logs.event(logging.INFO, "reloaded", changes=[str(change) for change in found])
 
     def ready(self) -> None:
         """Tell everybody that clients can come."""
@@ -618,9 +636,9 @@ class Service(Edge):
     def _report_addresses(self) -> None:
         for address in self._listener.addresses:
             logs.event(logging.INFO, "listening", address=address)
-        self._report_metrics()
+        self._report_operation()
 
-    def _report_metrics(self) -> None:
+    def _report_operation(self) -> None:
         for address in self._metrics.addresses:
             logs.event(logging.INFO, "metrics", address=address)
         if self._admin.path:
@@ -721,7 +739,7 @@ class Service(Edge):
         logs.set_up(config.logging.format, config.logging.level, config.logging.repeat_limit)
         self.tally.reload(_wall_clock(), ok=True)
         self.last_changes = found
-        logs.event(logging.INFO, "reloaded", changes=[str(change) for change in found])
+        self.reloaded(found)
         if prepared.bound or prepared.metrics is not None:
             self._report_addresses()
 

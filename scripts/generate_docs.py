@@ -14,9 +14,8 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from pooler.config.model import Database, Section, Settings, User
-from pooler.metrics.families import POOLS, SERVICE, Family
 
-DOCS = Path(__file__).parents[1] / "docs"
+PAGE = Path(__file__).parents[1] / "docs/settings.md"
 
 SETTINGS = """\
 # Settings
@@ -32,13 +31,6 @@ JSON Schema for editors, and `pooler check` finds every mistake at once.
   wins over the file: `POOLER_LISTEN_PORT=6432`. `POOLER_DATABASES` and `POOLER_USERS` hold YAML,
   `POOLER_UPSTREAM` a URL, `POOLER_CONFIG` the file's name.
 - A user's value wins over the database's, and that over the section's.
-"""
-
-METRICS = """\
-# Metrics
-
-Generated from `pooler/metrics/families.py` by `scripts/generate_docs.py`. They are served on
-`metrics.listen` as `/metrics`, in the text format of Prometheus or OpenMetrics.
 """
 
 
@@ -106,37 +98,14 @@ def _text(text: str | None) -> str:
     return " ".join((text or "").split()).replace("|", "\\|")
 
 
-def metrics() -> str:
-    """The page of all metrics."""
-    parts = [METRICS, "## Of the process\n", _families(SERVICE, ())]
-    parts += ["## Of each pool\n", _families(POOLS, ("database", "user"))]
-    return "\n".join(parts)
-
-
-def _families(families: tuple[Family, ...], labels: tuple[str, ...]) -> str:
-    rows = ["| metric | type | labels | |", "|---|---|---|---|"]
-    for family in families:
-        shown = ", ".join(f"`{label}`" for label in (*labels, *family.labels))
-        rows.append(f"| `{family.name}` | {family.kind} | {shown} | {_text(family.text)} |")
-    return "\n".join(rows) + "\n"
-
-
-PAGES = {"settings.md": settings, "metrics.md": metrics}
-
-
 def main(arguments: list[str]) -> int:
-    """Write the pages, or compare them; the exit status."""
-    stale = [
-        name
-        for name, page in PAGES.items()
-        if not (DOCS / name).exists() or (DOCS / name).read_text() != page()
-    ]
+    """Write the page, or compare it; the exit status."""
+    fresh = PAGE.exists() and PAGE.read_text() == settings()
     if arguments == ["--check"]:
-        for name in stale:
-            print(f"docs/{name} is not what scripts/generate_docs.py writes", file=sys.stderr)
-        return 1 if stale else 0
-    for name in stale:
-        (DOCS / name).write_text(PAGES[name]())
+        if not fresh:
+            print(f"{PAGE.name} is stale: run scripts/generate_docs.py", file=sys.stderr)
+        return 0 if fresh else 1
+    PAGE.write_text(settings())
     return 0
 
 

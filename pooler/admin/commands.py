@@ -7,8 +7,8 @@ what it began. Texts of errors are PgBouncer's where it has the same one.
 
 import asyncio
 import logging
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final
 
 from pooler import logs
 from pooler.admin.settings import PGBOUNCER, UNCHANGEABLE, Path, paths
@@ -43,6 +43,10 @@ class CommandError(PoolerError):
     """A command that is not done; the console goes on."""
 
     severity = "ERROR"
+
+
+Command = Callable[..., Awaitable[Any]]
+"""Takes the service and plain arguments."""
 
 
 def _nobody(text: str, detail: str) -> None:
@@ -383,3 +387,15 @@ def _in_use(server: Server, now: float) -> str:
 def _log(command: str, scope: Scope | None = None, **fields: object) -> None:
     about = {"scope": str(scope)} if scope is not None else {}
     logs.event(logging.INFO, "command", command=command, **about, **fields)
+
+
+EVERYWHERE: Final[dict[str, Command]] = {
+    command.__name__: command
+    for command in (pause, resume, disable, enable, reconnect, wait_close, kill)
+}
+"""Those that every process of a pooler has to do, by name."""
+
+FOR_CLIENTS: Final[dict[str, Command]] = {
+    command.__name__: command for command in (kill_client, cancel, unpin)
+}
+"""Those that only the process can do that has the client."""

@@ -15,17 +15,17 @@ import yaml
 from pooler.cli import _parser, main
 from pooler.config import ConfigError, load
 from pooler.config.environment import placeholders
-from pooler.metrics.families import POOLS, SERVICE
+from pooler.metrics.reference import markdown
 from pooler.wire import codes
 from tests.conftest import RunWithConfig
 from tests.docs.conftest import PAGES, ROOT, Block, fenced, shell_lines
 from tests.live.test_command_line import run
 from tests.support.postgres import Postgres
 
-# Generated pages.
+# The page that is generated; that of metrics has its test in tests/observe.
 
 
-def test_generated_pages_are_fresh() -> None:
+def test_the_page_of_settings_is_fresh() -> None:
     """If not: `python scripts/generate_docs.py`."""
     done = subprocess.run(
         [sys.executable, "scripts/generate_docs.py", "--check"],
@@ -152,11 +152,11 @@ def test_sqlstates() -> None:
 
 
 def test_metrics_that_are_named_are_exported() -> None:
-    known = {family.name for family in (*SERVICE, *POOLS)}
-    known |= {f"{family.name}_{end}" for family in POOLS for end in ("bucket", "sum", "count")}
+    known = set(re.findall(r"`(pooler_\w+)", markdown()))
+    known |= {f"{name}_{end}" for name in known for end in ("bucket", "sum", "count")}
     for page in PAGES:
         for name in re.findall(r"`(pooler_\w+)", page.read_text()):
-            assert name in known or name == "pooler_", f"{page.name}: {name}"
+            assert name in known, f"{page.name}: {name}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
