@@ -131,6 +131,7 @@ class Giver:
                     name_of(name), limit, round_
                 ),
                 "cancel": self._service.cancel_with,
+                "hold": self._hold,
             },
             self._gone,
         )
@@ -143,6 +144,11 @@ class Giver:
                 hint="Stop the one and start the other.",
             )
         self._here.set()
+
+    def _hold(self, holds: list[list[Any]]) -> None:
+        """Pause, or go on, as the successor has been told to."""
+        self._service.router.holds.take(holds, self._service.now())
+        self._service.router.hold()
 
     def _gone(self) -> None:
         self._lost.set()
@@ -159,6 +165,7 @@ class Giver:
             "idents": service.router.idents + IDENT_GAP,
             "slot": service.router.keys.slot,
             "sockets": sockets,
+            "holds": service.router.holds.packed(service.now()),
             "overlay": [[list(path), value] for path, value in service.overlay.items()],
         }
         await self._channel.call("prepare", welcome, files=files, within=None)
@@ -293,11 +300,16 @@ class Giver:
             self._statements[statement["number"]] = statement
             self._channel.tell("statement", statement)
         packed = self._packer.pack(client, heard)
+        file = transport.get_extra_info("socket").fileno()
+        try:
+            self._channel.tell("client", packed, files=[file])
+        except OSError:  # too many open files, which will be fewer
+            client.unbrake(MOVING)
+            self._later.add(client)
+            return
         client.pool.depart(client)
         transport.set_protocol(_Departed())
         self._transit[client.ident] = transport, packed
-        file = transport.get_extra_info("socket").fileno()
-        self._channel.tell("client", packed, files=[file])
 
     def _took(self, ident: int) -> None:
         """The client is the successor's: let go of our descriptor, which ends no connection."""
