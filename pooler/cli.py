@@ -7,7 +7,6 @@ import argparse
 import json
 import os
 import resource
-import signal
 import socket
 import sys
 from collections.abc import Sequence
@@ -20,8 +19,6 @@ import pooler
 from pooler import activation, ctl, healthcheck, importer, top
 from pooler.config import Config, ConfigError, Overrides, json_schema, load
 from pooler.handover import VARIABLE
-from pooler.handover.control import ask
-from pooler.handover.giver import LAST_WORDS, START_LIMIT
 from pooler.handover.taker import Taker
 from pooler.reload import Overlay, problems_of
 from pooler.service import Service
@@ -69,13 +66,6 @@ def _parser() -> tuple[argparse.ArgumentParser, tuple[str, ...]]:
     check = commands.add_parser("check", help="check a configuration file, and do nothing else")
     _add_configuration(check)
     check.set_defaults(command=_check)
-
-    upgrade = commands.add_parser(
-        "upgrade", help="replace the running pooler by a new process, unnoticed by its clients"
-    )
-    _add_configuration(upgrade)
-    upgrade.add_argument("--pid", type=int, help="the process to be replaced; else upgrade.socket")
-    upgrade.set_defaults(command=_upgrade)
 
     doctor = commands.add_parser("doctor", help="check that each configured database answers")
     _add_configuration(doctor)
@@ -173,32 +163,6 @@ def _check(options: argparse.Namespace) -> int:
     config = _load(options)
     print(f"{config.source or 'configuration'}: ok, {len(config.databases)} database(s)")
     return 0
-
-
-def _upgrade(options: argparse.Namespace) -> int:
-    if options.pid is not None:
-        try:
-            os.kill(options.pid, signal.SIGUSR2)
-        except OSError as error:
-            print(f"pooler: process {options.pid}: {error.strerror}", file=sys.stderr)
-            return FAILED
-        print(f"process {options.pid} was asked; its log tells the outcome")
-        return 0
-    config = _load(options)
-    path = config.upgrade.socket
-    if config.workers > 1:
-        print("pooler: with several workers it has to be restarted", file=sys.stderr)
-        return FAILED
-    if not path:
-        print("pooler: upgrade.socket is not set; use --pid, or set it", file=sys.stderr)
-        return MISUSED
-    try:
-        done, words = ask(path, START_LIMIT + LAST_WORDS)
-    except OSError as error:
-        print(f"pooler: {error}", file=sys.stderr)
-        return FAILED
-    print(words if done else f"pooler: {words}", file=sys.stdout if done else sys.stderr)
-    return 0 if done else FAILED
 
 
 def _doctor(options: argparse.Namespace) -> int:

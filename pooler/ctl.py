@@ -85,11 +85,25 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         epilog=STATUS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    _add_options(parser)
+    parser.add_argument("words", nargs="+", metavar="COMMAND", help="such as: show pools")
+    parser.set_defaults(command=run)
+    upgrade = commands.add_parser(
+        "upgrade",
+        help="replace the running pooler by a new process, unnoticed by its clients",
+        description="Replace the running pooler by a new process: of another version, or with "
+        "settings that need a restart. Returns when that serves, or has failed.",
+        epilog=STATUS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_options(upgrade)
+    upgrade.set_defaults(command=run, words=["upgrade"])
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
     add_connection(parser)
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="give up after this time")
     parser.add_argument("--json", action="store_true", help="print JSON: a list of objects")
-    parser.add_argument("words", nargs="+", metavar="COMMAND", help="such as: show pools")
-    parser.set_defaults(command=run)
 
 
 def add_connection(parser: argparse.ArgumentParser) -> None:

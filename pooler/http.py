@@ -75,10 +75,9 @@ class MetricsServer:
         return response
 
     async def _healthz(self, request: web.Request) -> web.Response:
-        return web.json_response({"status": "ok"})
+        report = self._service.health.alive()
+        return web.json_response(report, status=200 if report["status"] == "ok" else 503)
 
     async def _readyz(self, request: web.Request) -> web.Response:
-        why = await self._service.obstacles()
-        if why:
-            return web.json_response({"status": "not ready", "reasons": why}, status=503)
-        return web.json_response({"status": "ready"})
+        report = await self._service.readiness()
+        return web.json_response(report, status=200 if report["status"] == "ready" else 503)

@@ -52,7 +52,8 @@ class Peers:
         self._now = now
         self._allowance: OrderedDict[str, tuple[float, float]] = OrderedDict()  # and as of when
         self._resolved: dict[Host, tuple[float, list[Host]]] = {}
-        self._under_way = 0
+        self.under_way = 0
+        """Requests that are being sent on."""
         # counted
         self.sent = 0
         self.dropped = 0
@@ -64,17 +65,17 @@ class Peers:
 
     async def ask(self, request: CancelRequest, address: str) -> None:
         """Send a request on that came from `address`; wait until it has been dealt with."""
-        if self._under_way >= AT_ONCE or not self._allowed(address):
+        if self.under_way >= AT_ONCE or not self._allowed(address):
             self.dropped += 1
             return
-        self._under_way += 1
+        self.under_way += 1
         self.sent += 1
         try:
             data = build.cancel_request(request.pid, request.secret + TRAILER)
             hosts = await self._asked(peer_of(request.pid))
             await asyncio.gather(*(_deliver(host, data) for host in hosts))
         finally:
-            self._under_way -= 1
+            self.under_way -= 1
 
     def _allowed(self, address: str) -> bool:
         """Count a request; return whether this address has not made too many."""

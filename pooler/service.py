@@ -36,6 +36,7 @@ from pooler.core.client import Client
 from pooler.core.edge import Edge
 from pooler.core.errors import CloseReason, PoolerError, ServerFault
 from pooler.core.limits import Allotment
+from pooler.core.meter import Query, Transaction
 from pooler.core.pins import Pin
 from pooler.core.pool import Pool
 from pooler.core.routes import Router
@@ -43,11 +44,10 @@ from pooler.core.server import Server
 from pooler.core.settings import Route
 from pooler.dialer import Dialer
 from pooler.greeter import Greeter
-from pooler.handover import control
-from pooler.handover.control import Control
 from pooler.handover.giver import left_behind
 from pooler.handover.taker import Taker
 from pooler.handover.upgrades import Upgrades
+from pooler.health import Health, Report
 from pooler.http import MetricsServer
 from pooler.listener import SYSTEMD, Address, Listener, adapt, bind
 from pooler.metrics import Snapshot, Tally, snapshot
@@ -58,6 +58,7 @@ from pooler.shutdown import Stop
 from pooler.sockets import hung_up, tcp_sockets
 from pooler.throttle import Throttle
 from pooler.tls import Tls
+from pooler.traces import Tracing
 from pooler.watch import watch
 from pooler.wire import codes
 from pooler.wire.parse import CancelRequest
@@ -117,11 +118,11 @@ class Service(Edge):
         self.authenticator = Authenticator(lambda: self.config, lookup=self.authquery.lookup)
         self._listener = Listener(lambda: Greeter(self), self.bind)
         self._dialer = Dialer(lambda: self.config, self.randbytes, random.random, self.keyring)
+        self.health = Health(self)
         self._metrics = MetricsServer(self)
         self.console = Console(self)
         self._admin = AdminSocket(lambda: Greeter(self, console_only=True))
         self.upgrades = Upgrades(self, taker)
-        self._control = Control(self)
         self._kept: list[socket.socket] = []  # of Prometheus, while it is not served
         self.peers = Peers(lambda: self.config, self.now)
         if taker is not None:
@@ -129,6 +130,8 @@ class Service(Edge):
             self._listener.owner = False  # for now
         self._activate(activated)
         # now
+        self.ticked_at = self.now()
+        self.tracing = Tracing(self.now)
         self._greeters: set[Greeter] = set()
         self._reload_wanted = asyncio.Event()
         self._reloading = asyncio.Lock()
@@ -316,6 +319,29 @@ class Service(Edge):
             message=text,
         )
 
+    def slow_query(self, client: Client, server: Server, query: Query) -> None:
+        """Log it, with its waiting apart, and why the client kept its server."""
+        pin = server.pool.keeper.pins.get(server)
+        logs.event(
+            logging.WARNING,
+            "slow query",
+            **_client(client),
+            server=server.ident,
+            pid=server.pid,
+            wait_seconds=round(query.wait, 6),
+            execute_seconds=round(query.ended - query.began, 6),
+            rows=query.rows,
+            bytes=query.sent,
+            sqlstate=query.sqlstate,
+            pinned=", ".join(pin.reasons) if pin is not None else "",
+            pinned_by=pin.statement if pin is not None else "",
+            statement=query.statement,
+        )
+
+    def transaction_traced(self, transaction: Transaction) -> None:
+        """Send it to the collector."""
+        self.tracing.add(transaction)
+
     def bug(self, where: object, error: BaseException) -> None:
         """Log our own mistake, with its traceback."""
         self.errors.note(self.now(), "bug", "", "", "XX000", f"{where!r}: {error!r}")
@@ -420,19 +446,9 @@ class Service(Edge):
         """Return what /metrics shows."""
         return await snapshot(self, self.config.metrics.pool_limit)
 
-    async def obstacles(self) -> list[str]:
-        """Return why clients should not be sent here, nothing if they should."""
-        return self.not_ready()
-
-    def not_ready(self) -> list[str]:
-        """Return why clients should not be sent here, nothing if they should."""
-        if self.stopping:
-            return ["the pooler is shutting down"]
-        return [
-            f"no server of database {pool.database}, user {pool.user}: {pool.supply.last_error}"
-            for pool in self.router.pools.values()
-            if pool.supply.failing_since and pool.supply.last_error is not None
-        ]
+    async def readiness(self) -> Report:
+        """Return what /readyz says."""
+        return await self.health.ready()
 
     # -- life
 
@@ -461,7 +477,7 @@ class Service(Edge):
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._unhandled)
         config = self.config
-        logs.set_up(config.logging.format, config.logging.level)
+        logs.set_up(config.logging.format, config.logging.level, config.logging.repeat_limit)
         logs.event(
             logging.INFO,
             "starting",
@@ -525,6 +541,10 @@ class Service(Edge):
         if taker is not None:
             await taker.may_prepare()
             self._activate(taker.activated())
+            if taker.overlay:
+                self.overlay = taker.overlay
+                config = self.load(self.overlay)
+                self._apply(config)
         bound = self._listener.prepare(config)
         if taker is not None:
             await taker.may_serve()
@@ -532,7 +552,6 @@ class Service(Edge):
         await self._listener.commit(config, bound)
         await self._metrics.open(config, self._kept)
         self._kept = []
-        await self._control.open(config.upgrade.socket)
         await self._admin.open(config.admin.socket)
         self._report_addresses()
         if taker is not None:
@@ -584,6 +603,7 @@ class Service(Edge):
             config.auth_route,
         )
         self.authquery.clear()
+        self.tracing.configure(config)
         self.upgrades.configured()
         for name, database in config.databases.items():
             if database.user and name != "*":
@@ -614,6 +634,7 @@ class Service(Edge):
     def tick(self) -> None:
         """Look at the time limits."""
         self._ticks += 1
+        self.ticked_at = self.now()
         self.upgrades.tick()
         for scope in self.router.holds.over(self.now()):
             self.router.hold()
@@ -623,6 +644,7 @@ class Service(Edge):
             if self._ticks % SECOND == 0:
                 overdue.enforce_client_idle(pool)
         if self._ticks % SECOND == 0:
+            logs.flush()
             self.router.prune()
             period = self.config.admin.stats_period
             self.periods.tick(self.now(), period, self.router.pools.values())
@@ -696,7 +718,7 @@ class Service(Edge):
             self._metrics = prepared.metrics
         await self._listener.commit(config, prepared.bound)
         self._apply(config)
-        logs.set_up(config.logging.format, config.logging.level)
+        logs.set_up(config.logging.format, config.logging.level, config.logging.repeat_limit)
         self.tally.reload(_wall_clock(), ok=True)
         self.last_changes = found
         logs.event(logging.INFO, "reloaded", changes=[str(change) for change in found])
@@ -713,7 +735,6 @@ class Service(Edge):
             found.append(((METRICS, metrics[0], str(metrics[1])), self._metrics.sockets))
         else:  # systemd's, if any
             found.append(((METRICS, SYSTEMD, ""), self._metrics.sockets))
-        found.append(((control.KIND, self._control.path, ""), self._control.sockets))
         kinds = [(kind, len(sockets)) for kind, sockets in found]
         return kinds, [sock.fileno() for _, sockets in found for sock in sockets]
 
@@ -721,7 +742,7 @@ class Service(Edge):
         """Accept nobody for a moment, or ever again."""
         self._listener.suspend()
         self._kept = await self._metrics.suspend()
-        self._control.suspend()
+        self._admin.close()
 
     async def resume(self) -> None:
         """Be what we were before `suspend`."""
@@ -730,7 +751,7 @@ class Service(Edge):
         before, self._metrics = self._metrics, MetricsServer(self)
         await before.close()
         await self._metrics.open(self.config, kept)
-        await self._control.resume()
+        await self._admin.open(self.config.admin.socket)
         self._apply(self.config)
 
     def taken_over(self) -> None:
@@ -754,7 +775,6 @@ class Service(Edge):
             if self._how is not Stop.NOW:
                 await self._unless_changed(self.config.timeouts.shutdown_delay, lambda: False)
         self._listener.close()
-        self._control.close(unlink=not self.upgrades.handed_over)
         for greeter in list(self._greeters):
             greeter.turn_away(error, CloseReason.SHUTDOWN)
         self.router.closed = True
@@ -810,6 +830,8 @@ class Service(Edge):
             for server in list(pool.leaving):
                 server.transport.abort()
         await asyncio.sleep(0)
+        await self.tracing.close()
+        logs.flush(ended=True)
         logs.event(logging.INFO, "stopped")
 
 

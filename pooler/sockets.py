@@ -126,15 +126,11 @@ def set_access(path: str, mode: int, group: str) -> None:
 
 
 def unix_socket(directory: str, port: int, mode: int, group: str) -> socket.socket:
-    """Return a bound unix socket at PostgreSQL's name in `directory`; OSError."""
-    return unix_socket_at(os.path.join(directory, f".s.PGSQL.{port}"), mode, group)
-
-
-def unix_socket_at(path: str, mode: int, group: str) -> socket.socket:
-    """Return a bound unix socket; OSError.
+    """Return a bound unix socket at PostgreSQL's name in `directory`; OSError.
 
     A socket that a dead process left behind is replaced; one that is served is not.
     """
+    path = os.path.join(directory, f".s.PGSQL.{port}")
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISSOCK(os.stat(path).st_mode):
             raise FileExistsError(errno.EEXIST, "not a socket, and in the way", path)

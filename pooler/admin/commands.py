@@ -266,7 +266,7 @@ def _path(name: str) -> Path:
     if section in ("databases", "users"):
         entry, _, key = rest.rpartition(".")
         return (section, entry, key.lower())
-    return (section.lower(), *rest.lower().split("."))
+    return (section.lower(), *(rest.lower().split(".") if rest else ()))
 
 
 def _is_of_an_entry(service: "Service", path: Path) -> bool:
@@ -300,6 +300,13 @@ async def _reload(service: "Service", overlay: dict[Path, str]) -> list[Change]:
 
 
 # -- the end
+
+
+async def upgrade(service: "Service") -> int:
+    """Have a new process take over; return its process id when it serves."""
+    pid = await service.upgrades.start()
+    _log("UPGRADE", successor=pid)
+    return pid
 
 
 async def shutdown(service: "Service", how: Stop, seconds: float | None = None) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from pooler.admin import chatter, commands, language
 from pooler.admin.commands import CommandError, Tell
 from pooler.admin.language import Command, syntax_error
-from pooler.admin.view import Column, Row, Rows, text
+from pooler.admin.view import Column, Row, Rows, ints, text
 from pooler.admin.views import VIEWS, rows
 from pooler.config.config import CONSOLE
 from pooler.shutdown import Stop
@@ -276,6 +276,16 @@ def _check(service: "Service", command: Command) -> Plan:
     return Plan(text("result", "text"), run)
 
 
+def _upgrade(service: "Service", command: Command) -> Plan:
+    if command.words != "upgrade":
+        raise syntax_error(command)
+
+    async def run(tell: Tell) -> Answer:
+        return Answer("UPGRADE", [(await commands.upgrade(service),)])
+
+    return Plan(ints("pid"), run)
+
+
 def _shutdown(service: "Service", command: Command) -> Plan:
     what = language.about(command, timeout=True)
     how = next((how for how in Stop if how.value == what.database.upper()), None)
@@ -302,6 +312,7 @@ _COMMANDS: Final[dict[str, Reading]] = dict(
         ("reset", _reset),
         ("check", _check),
         ("suspend", _suspend),
+        ("upgrade", _upgrade),
         ("shutdown", _shutdown),
     )
 )
@@ -325,6 +336,7 @@ _HELP: Final = (
     Usage("CHECK CONFIG", "what a RELOAD would change, or what is wrong"),
     Usage("SET name = value", "change a setting until the next RELOAD"),
     Usage("RESET name", "undo a SET"),
+    Usage("UPGRADE", "have a new process take over, unnoticed by clients; its process id"),
     Usage("SHUTDOWN", "end at once"),
     Usage("SHUTDOWN WAIT_FOR_SERVERS [TIMEOUT seconds]", "end when transactions have ended"),
     Usage("SHUTDOWN WAIT_FOR_CLIENTS [TIMEOUT seconds]", "end when clients have left"),

@@ -220,7 +220,7 @@ def _lists(service: "Service") -> Iterator[Row]:
     yield from (
         ("databases", len(databases)),
         ("users", len(users)),
-        ("peers", 0),
+        ("peers", len(config.peers.members) + len(config.peers.hosts)),
         ("pools", len({(pool.database, pool.user) for pool in pools})),
         ("peer_pools", 0),
         ("free_clients", 0),

@@ -96,6 +96,8 @@ def _shown(path: Path, value: object) -> str:
         return f"{value:04o}"
     if isinstance(value, tuple) and any(isinstance(part, BaseModel) for part in value):
         return f"({len(value)} lines)"
+    if isinstance(value, dict):
+        return f"({len(value)} entries)"
     return (written(value) or "").strip('"')
 
 

@@ -256,6 +256,8 @@ def _waiters(service: "Service") -> Iterator[Row]:
 
 def waits_for(pool: Pool) -> str:
     """Return, in words, what the clients in a pool's line wait for."""
+    if pool.paused:
+        return "RESUME: it is paused"
     error = pool.supply.last_error
     if pool.supply.failing_since and error is not None:
         return f"the server to answer: {error}"

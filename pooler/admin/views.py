@@ -7,7 +7,17 @@ plain values, and `combined(name, [rows of one, rows of another, ...])` is the v
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
-from pooler.admin import errors, histograms, pools, process, settings, sockets, stats
+from pooler.admin import (
+    errors,
+    histograms,
+    peers,
+    pools,
+    process,
+    settings,
+    sockets,
+    statements,
+    stats,
+)
 from pooler.admin.view import Row, Rows, View, merged
 
 if TYPE_CHECKING:
@@ -23,7 +33,9 @@ VIEWS: Final[dict[str, View]] = {
         settings.CONFIG,
         settings.RELOAD,
         errors.VIEW,
+        statements.VIEW,
         *process.VIEWS,
+        *peers.VIEWS,
     )
 }
 

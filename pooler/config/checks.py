@@ -4,7 +4,9 @@ Rules: a check names the settings it looked at, so that it can be left out where
 already known to be wrong: a mistake is reported, its consequences are not.
 """
 
+import importlib.util
 import ipaddress
+import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
@@ -44,6 +46,7 @@ def clashes(settings: Settings, *, upstream: bool, secrets: Collection[str]) -> 
     yield from _listening(settings)
     yield from _sizes(settings)
     yield from _tls(settings)
+    yield from _traces(settings)
     for name in CONSOLE & settings.databases.keys():
         yield Clash(
             ("databases", name),
@@ -58,6 +61,23 @@ def clashes(settings: Settings, *, upstream: bool, secrets: Collection[str]) -> 
         )
     yield from _rules(settings)
     yield from _logins(settings, upstream, secrets)
+
+
+def _traces(settings: Settings) -> Iterator[Clash]:
+    endpoint = settings.traces.endpoint
+    path = ("traces", "endpoint")
+    if endpoint and not re.match(r"https?://[^/\s]+/\S", endpoint):
+        hint = "write one such as http://127.0.0.1:4318/v1/traces"
+        yield Clash(path, "is not the URL of an OTLP collector", hint)
+    elif endpoint and not _opentelemetry():
+        yield Clash(path, "needs OpenTelemetry", "pip install 'pooler[otel]'")
+
+
+def _opentelemetry() -> bool:
+    try:
+        return importlib.util.find_spec("opentelemetry.exporter.otlp.proto.http") is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def _listening(settings: Settings) -> Iterator[Clash]:

@@ -18,7 +18,7 @@ from pooler.config.ident import Maps
 from pooler.config.model import Database, SessionState, Settings, User
 from pooler.config.units import is_verifier
 from pooler.core.policy import Policies
-from pooler.core.settings import PoolSettings, Route, SessionSettings, Target, TargetTls
+from pooler.core.settings import Measures, PoolSettings, Route, SessionSettings, Target, TargetTls
 from pooler.wire.passwords import Kind, kind_of
 
 T = TypeVar("T")
@@ -194,7 +194,19 @@ class Config(Settings):
                 user.max_server_connections, limits.max_user_server_connections
             ),
             session_state=self._state(db),
+            measures=self._measures(),
         )
+
+    def _measures(self) -> Measures | None:
+        queries = self.queries
+        samples = {"off": 0, "sampled": queries.statistics_sample, "on": 1}
+        measures = Measures(
+            sample=samples[queries.statistics],
+            statements=queries.statistics_limit,
+            slow_query=queries.slow_query_time,
+            traces=self.traces.sample if self.traces.endpoint else 0,
+        )
+        return measures if measures.sample or measures.all else None
 
     def _state(self, db: Database) -> Policies:
         own, above = db.session_state, self.session_state

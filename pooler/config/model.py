@@ -494,6 +494,8 @@ class Database(Shared):
     """Query to run once on each new server connection."""
     settings: dict[ParameterName, str] = Field(default={})
     """Server settings to ask for when connecting, such as search_path."""
+    optional: bool = False
+    """Whether /readyz says ready also while it cannot be reached."""
     server_tls: DatabaseTls = DatabaseTls()
     session_state: DatabaseState = DatabaseState()
     max_protocol_version: Annotated[
@@ -589,8 +591,6 @@ class Upgrade(Section):
 
     timeout: Duration = 3600.0
     """Time that clients who cannot move (TLS, session mode, pins) may stay with the old process."""
-    socket: str = ""
-    """Unix socket on which `pooler upgrade` asks for it, for the same user only; "" for none."""
 
 
 class Peers(Section):
@@ -606,6 +606,36 @@ class Peers(Section):
     """Port of the addresses that do not name their own."""
 
 
+OffSampledOn = Annotated[
+    Literal["off", "sampled", "on"],
+    WithJsonSchema({"enum": ["off", "sampled", "on", False, True]}),  # YAML's words for two of them
+]
+
+
+class Queries(Section):
+    """What is measured of queries; parameters and other values are never kept."""
+
+    statistics: OffSampledOn = "sampled"
+    """Figures by statement: of no transaction, of one of some, or of all."""
+    statistics_sample: Positive = 20
+    """With sampled: one of so many transactions is measured."""
+    statistics_limit: Positive = 500
+    """Statements of each pool that are told apart; those unused for longest become one."""
+    slow_query_time: Duration = 0.0
+    """Time, waiting included, from which a query is logged; 0 turns it off."""
+
+
+class Traces(Section):
+    """Transactions as OpenTelemetry spans, sent by OTLP over HTTP; needs the extra `otel`."""
+
+    endpoint: str = ""
+    """URL of a collector, such as http://127.0.0.1:4318/v1/traces; "" turns traces off."""
+    sample: Positive = 100
+    """One of so many transactions is traced, and each whose caller is (sqlcommenter)."""
+    service_name: str = "pooler"
+    """Name of the service in the traces."""
+
+
 class Logging(Section):
     """What is logged, and how."""
 
@@ -619,6 +649,9 @@ class Logging(Section):
     """Log each client that left, with the reason."""
     log_pooler_errors: bool = True
     """Log each error the pooler sends to a client."""
+    repeat_limit: Count = 20
+    """Warnings alike but for whom they are about that are logged within 10 s; the others are
+    counted. 0 logs all."""
 
 
 def _workers(value: object) -> object:
@@ -658,4 +691,6 @@ class Settings(Section):
     admin: Admin = Admin()
     upgrade: Upgrade = Upgrade()
     peers: Peers = Peers()
+    queries: Queries = Queries()
+    traces: Traces = Traces()
     logging: Logging = Logging()

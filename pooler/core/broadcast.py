@@ -33,6 +33,12 @@ LINGER: Final = 5.0
 """Seconds for which the ear is kept when there is nothing to listen to, and nobody waits for its
 server."""
 
+_LOST: Final = build.warning(
+    codes.CONNECTION_FAILURE,
+    "the connection that listens for notifications was lost",
+    hint="Notifications may have been missed. It is being restored.",
+)
+
 _EAR: Final = SessionSettings(pool_mode=PoolMode.SESSION)
 
 
@@ -88,6 +94,11 @@ class Broadcast:
             self._pool.keeper.recheck(client)
         else:
             self.attend()
+
+    def await_ear(self, client: Client, channels: frozenset[str]) -> None:
+        """Have a client listen once there is an ear again, and on no server until then."""
+        self._register(client, channels)
+        client.notes.notify(_LOST)
 
     def hears(self, channels: frozenset[str]) -> bool:
         """Return whether the ear listens to all of these."""
@@ -227,13 +238,8 @@ class Broadcast:
             self._foreign = frozenset()
             self._pool.edge.deaf(self._pool)
         self._retry_at = self._pool.edge.now() + RETRY
-        warning = build.warning(
-            codes.CONNECTION_FAILURE,
-            "the connection that listens for notifications was lost",
-            hint="Notifications may have been missed. It is being restored.",
-        )
         for client in {c for listeners in self._listeners.values() for c in listeners}:
-            client.notes.notify(warning)
+            client.notes.notify(_LOST)
 
 
 class Ear(Protocol):

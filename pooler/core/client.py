@@ -111,7 +111,7 @@ class Client(Peer):
         # now
         self.state = ClientState.GREETING
         self.server: Server | None = None
-        self.waiting_since = 0.0
+        self.waiting_since: float = 0.0
         self.notified = False  # that it is waiting
         self.idle_since = now
         self.terminated = False  # it said Terminate

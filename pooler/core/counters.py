@@ -28,6 +28,21 @@ def buckets() -> list[int]:
     return [0] * (len(BOUNDS) + 1)
 
 
+def quantile(counts: list[int], share: float) -> float:
+    """Return the value below which this share of a histogram lies, as if each bucket were even.
+
+    Nothing is known above the last bound but that; 0.0 where nothing was counted.
+    """
+    wanted = share * sum(counts)
+    below = 0.0
+    for bound, count in zip(BOUNDS, counts, strict=False):
+        if count and count >= wanted:
+            return below + (bound - below) * wanted / count
+        wanted -= count
+        below = bound
+    return below if wanted > 0 else 0.0
+
+
 def class_of(sqlstate: str) -> str:
     """Return the class of a SQLSTATE, one of a closed set."""
     return sqlstate[:2] if sqlstate[:2] in CLASSES else "other"

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pooler.core.broadcast import Ear
     from pooler.core.client import Client
     from pooler.core.limits import Allotment
+    from pooler.core.meter import Query, Transaction
     from pooler.core.pins import Pin
     from pooler.core.pool import Pool
     from pooler.core.server import Server
@@ -113,6 +114,12 @@ class Edge:
 
     def catalog_failed(self, pool: "Pool", text: str) -> None:
         """A pool could not find out which functions hide session state."""
+
+    def slow_query(self, client: "Client", server: "Server", query: "Query") -> None:
+        """A query has taken longer than `Measures.slow_query`."""
+
+    def transaction_traced(self, transaction: "Transaction") -> None:
+        """A transaction that is to be traced is over."""
 
     def bug(self, where: object, error: BaseException) -> None:
         """An exception that nobody's bytes can excuse: ours."""

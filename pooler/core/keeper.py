@@ -148,6 +148,9 @@ class Keeper:
         server.pins |= _pinned_by_policy(server, client) & pool.rules.pinning
         shared = pool.broadcast.possible and not pool.rules.pinning & hints.CHANNELS
         moving = server.pins & hints.CHANNELS if shared else 0
+        if pool.paused and moving and moving == server.pins:
+            pool.broadcast.await_ear(client, server.channels)
+            server.pins = moving = 0
         if server.pins & ~moving:
             self.pins.begin(server, client, server.pins & ~moving)
         else:

@@ -112,6 +112,17 @@ class Names:
         entry.told = told
         self._bytes += len(statement.body)
 
+    def text_of(self, name: bytes) -> bytes | None:
+        """Return the SQL that a name stands for, b"" of the unnamed one; None: not known here."""
+        if not name:
+            body = self.unnamed
+            return None if body is None else body[1 : body.find(b"\0", 1)]
+        known = self.of(name)
+        if known is None:
+            return None
+        body = known.statement.body
+        return body[: body.find(b"\0")]
+
     @property
     def any(self) -> bool:
         """True where there are names, or will be."""

@@ -10,6 +10,9 @@ from typing import Final
 SHOWN: Final = 200
 """Characters of a statement that people are shown."""
 
+STATEMENT: Final = 1_000
+"""Characters of the outline by which statements are told apart."""
+
 _SOURCE: Final = 4_000
 """Characters of a text that an outline to be shown is made of."""
 
@@ -31,6 +34,8 @@ _ASSIGNED: Final = re.compile(
     r"(?i)(?<![\w$])(set(?: session| local)? (?:\"[^\"]*\"|[\w.$]+)(?: to | ?= ?)|set (?:session "
     r"|local )?(?:time zone|names|schema|role|session authorization) )[^;]+"
 )
+_IN: Final = re.compile(r"(?i)(?<=\bin)( ?\((?:\?|\$\d+))(?: ?, ?(?:\?|\$\d+))+ ?\)")
+_ROWS: Final = re.compile(r"(\([?$\d, ]*\))(?: ?, ?\([?$\d, ]*\))+")
 
 
 def of(body: bytes) -> str:
@@ -42,6 +47,13 @@ def shown(body: bytes) -> str:
     """Return the beginning of the outline, for people."""
     text = _ASSIGNED.sub(r"\1?", _outline(_sql(body)[:_SOURCE]))
     return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
+
+
+def statement(sql: bytes) -> str:
+    """Return the outline that stands for all statements that differ in values only."""
+    text = _ASSIGNED.sub(r"\1?", _outline(sql.decode("utf-8", "replace")))
+    text = _ROWS.sub(r"\1, ...", _IN.sub(r"\1, ...)", text)) or "(not known)"
+    return text if len(text) <= STATEMENT else text[: STATEMENT - 3] + "..."
 
 
 def _sql(body: bytes) -> str:

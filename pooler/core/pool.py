@@ -31,12 +31,14 @@ from pooler.core.errors import (
 )
 from pooler.core.hints import Hints
 from pooler.core.keeper import Keeper, at_rest
+from pooler.core.meter import Meter
 from pooler.core.peer import NAMES_FULL, PEER_FULL
 from pooler.core.pins import Pin
 from pooler.core.policy import Rules
 from pooler.core.server import Server, ServerState
-from pooler.core.settings import PoolMode, PoolSettings, Target
+from pooler.core.settings import Measures, PoolMode, PoolSettings, Target
 from pooler.core.statements import Registry
+from pooler.core.statistics import Statistics
 from pooler.core.supply import Supply
 from pooler.wire import build, codes
 from pooler.wire.logins import Credential
@@ -99,6 +101,7 @@ class Pool:
         self.rules = Rules(settings.session_state)
         self.hints = Hints(self.rules, {})
         self.registry = Registry(shelf)
+        self.statistics = Statistics()
         # clients
         self.clients: dict[Client, None] = {}
         self.waiting: deque[Client] = deque()  # oldest first; some may have left meanwhile
@@ -337,8 +340,17 @@ class Pool:
             if client.told is not server.parameters:
                 client.tell(server.parameters)
             server.last_client = client.ident
+            if self.settings.measures is not None and client.ident:
+                self._measure(server, client, self.settings.measures)
             if client.state is ClientState.WAITING:  # a pinned one may have nothing to ask
                 client.go()
+
+    def _measure(self, server: Server, client: Client, measures: Measures) -> None:
+        """Have what the client asks measured, if all is or it is one of the sample."""
+        sample = measures.sample
+        counting = sample == 1 or (sample > 1 and self.edge.random() * sample < 1.0)
+        if counting or measures.all or client.mode is PoolMode.SESSION:
+            server.meter = Meter(self, server, client, measures, counting)
 
     def _greet(self, server: Server, client: Client) -> None:
         if len(self._welcomes) >= 1000:  # as many sets of startup settings; they are learnt anew
@@ -357,6 +369,9 @@ class Pool:
 
     def unlink(self, server: Server, client: Client) -> None:
         """Take a server and its client apart; what becomes of either is the caller's affair."""
+        if server.meter is not None:
+            server.meter.cut_off()
+            server.meter = None
         server.client = None
         client.server = None
         server.torn = client.within_message
@@ -785,6 +800,8 @@ class Pool:
             self.rules = Rules(settings.session_state)
             self.hints = Hints(self.rules, self.hints.words)
         self.settings = settings
+        if settings.measures is None:
+            self.statistics.clear()
         self.retire_idle()
         if self.supply.failing_since:  # perhaps not for the same reason
             self.supply.forgive()
@@ -814,6 +831,9 @@ class Pool:
                 gauge.withdraw(self)
             self.retire_idle()
             self.keeper.give_way(everything=True)
+            for server in list(self.working):
+                if server.client is not None:
+                    self.keeper.recheck(server.client)
 
     def kill(self, error: PoolerError) -> None:
         """Cut off all clients and servers."""

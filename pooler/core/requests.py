@@ -117,7 +117,7 @@ class Requests:
                 manage = names and bool(in_sql)
             elif stop == codes.PARSE and body[:1] == b"\0":
                 self.names.parsed_unnamed(body)
-                if not self._hinted and not self.names.any:
+                if not self._hinted and not self.names.any and server.meter is None:
                     cutter.marks = FROM_CLIENT  # its Binds are of what it parsed on this server
                 manage = names and hint.flags & (DEALLOCATES | EXECUTES) != 0
             elif stop == codes.PARSE and not names:
@@ -137,6 +137,8 @@ class Requests:
                 cutter.kinds.append(stop)
                 if replacement:
                     self.edits.append((at, at + size, replacement))
+            if server.meter is not None:
+                server.meter.asked(stop, body, cutter.kinds, kinds)
             replacement = b""
             if at + size == end:
                 cutter.stop = END

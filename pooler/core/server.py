@@ -42,6 +42,7 @@ from pooler.wire.cutter import (
 
 if TYPE_CHECKING:
     from pooler.core.client import Client
+    from pooler.core.meter import Meter
     from pooler.core.pool import Pool
 
 _FORGETS: Final = (b"DEALLOCATE ALL\0", b"DISCARD ALL\0")
@@ -184,6 +185,7 @@ class Server(Peer):
         self.client: Client | None = None
         self.chore: Chore | None = None
         self.failure: dict[str, str] | None = None  # the last error, while a chore runs
+        self.meter: Meter | None = None  # what its client asks is measured
         self.torn = False  # its client left within a message, which nothing must complete
         self.cancels = 0  # cancels on their way: not to be given to anybody else
         self.timed_out: CloseReason | None = None
@@ -312,6 +314,8 @@ class Server(Peer):
         if self.state is ServerState.LEAVING or self.state is ServerState.CLOSED:
             return
         before = self._cutter.left
+        if self.meter is not None:
+            self.meter.sent += len(data)
         if self._tail:
             data = self._tail + data
             self._tail = b""
@@ -487,6 +491,8 @@ class Server(Peer):
                     self.stand_in()
             elif stop == codes.COMMAND_COMPLETE:
                 ledger.replied(_COMMAND_COMPLETE)
+                if self.meter is not None:
+                    self.meter.completed(data[at + codes.HEADER : at + size])
                 if data[at + codes.HEADER : at + size] in _FORGETS:
                     self._forgot_statements()
                 if self.state is ServerState.ACTIVE:
@@ -526,6 +532,8 @@ class Server(Peer):
     def _count_query(self) -> None:
         counters = self.pool.counters
         counters.queries += 1
+        if self.meter is not None:
+            self.meter.ready()
         if self.status == codes.IDLE:
             counters.transactions += 1
         if self.ledger.owed:  # pipelined: the next one has begun
@@ -601,6 +609,8 @@ class Server(Peer):
                     self._edits.append((at, at + codes.HEADER + len(body), told))
             self.pool.counters.errors += 1
             self.pool.counters.error("server", fields.get("C", ""))
+            if self.meter is not None:
+                self.meter.failed(fields.get("C", ""))
 
     def _parameter_changed(self, name: str, value: str) -> None:
         shelf = self.pool.shelf

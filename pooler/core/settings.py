@@ -96,6 +96,25 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
+class Measures:
+    """What is measured of each query, beyond counters."""
+
+    sample: int = 0
+    """Statistics are of one of so many transactions: 1 for all, 0 for none."""
+    statements: int = 500
+    """Of a pool, told apart by statistics."""
+    slow_query: float = 0.0
+    """Queries that take longer, waiting included, are reported."""
+    traces: int = 0
+    """One of so many transactions is traced, and those whose caller is; 0 for none."""
+
+    @property
+    def all(self) -> bool:
+        """True where every query has to be looked at."""
+        return self.slow_query > 0 or self.traces > 0
+
+
+@dataclass(frozen=True, slots=True)
 class PoolSettings:
     """How one pool, of a (database, server user), is run; a change applies while it lives."""
 
@@ -124,6 +143,8 @@ class PoolSettings:
     max_db_server_connections: int = 0
     max_user_server_connections: int = 0
     session_state: Policies = DEFAULTS
+    measures: Measures | None = None
+    """None: nothing is."""
 
 
 @dataclass(frozen=True, slots=True)

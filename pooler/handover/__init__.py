@@ -1,7 +1,7 @@
 """An upgrade: a running pooler hands its listening sockets and its clients to a new process.
 
 `giver` is the old process's part and `taker` the new one's, `shares` how they have one budget of
-server connections, `control` how an upgrade is asked for. See docs/upgrade.md.
+server connections, `upgrades` what the service knows of all this. See docs/upgrade.md.
 """
 
 from typing import Final

@@ -19,6 +19,7 @@ from pooler.core import moving
 from pooler.core.budget import NO_LIMITS, Budget, Limits, PoolName, Report
 from pooler.core.cancel import SLOTS
 from pooler.core.errors import PoolerError
+from pooler.core.holds import FOREVER, Scope
 from pooler.core.limits import Allotment
 from pooler.core.routes import AUTH
 from pooler.handover import FORMAT
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from pooler.service import Service
 
 Kind = tuple[str, str, str]
-"""What a listening socket is for ("tcp", "unix", "metrics", "control"), host or path, port."""
+"""What a listening socket is for ("tcp", "unix", "metrics", "systemd"), host or path, port."""
 
 OWN: Final = 0
 OLD: Final = 1
@@ -61,6 +62,8 @@ class Taker:
         self.pid = 0
         """The old process."""
         self.taken = 0
+        self.overlay: dict[tuple[str, ...], str] = {}
+        """What SET has changed in the old process."""
         self._budget = Budget(self._limits, self._allot)
         self._statements: dict[int, moving.Packed] = {}
         self._followers = Followers()
@@ -150,10 +153,16 @@ class Taker:
             sockets = [socket.socket(fileno=next(given)) for _ in range(count)]
             self._given[what, where, port] = sockets
         self._welcome = welcome
+        self.overlay = {tuple(path): value for path, value in welcome["overlay"]}
         self._may_prepare.set_result(None)
         await self._prepared
 
-    async def _serve(self, pools: list[dict[str, Any]]) -> None:
+    async def _serve(self, pools: list[dict[str, Any]], holds: dict[str, Any]) -> None:
+        router = self._service.router
+        for scope, until in holds["paused"]:
+            router.holds.paused[Scope(*scope)] = FOREVER if until is None else until
+        router.holds.disabled.update(holds["disabled"])
+        router.hold()
         for pool in pools:  # before anything else is heard of them
             self._take_pool(pool)
         self._serving = True

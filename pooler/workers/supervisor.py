@@ -96,7 +96,7 @@ class Supervisor:
         """Serve until told to stop; return the exit status. OSError: an address cannot be had."""
         loop = asyncio.get_running_loop()
         config = self.config
-        logs.set_up(config.logging.format, config.logging.level)
+        logs.set_up(config.logging.format, config.logging.level, config.logging.repeat_limit)
         logs.event(
             logging.INFO,
             "starting",
@@ -393,7 +393,7 @@ class Supervisor:
             _close(self._sockets.pop(address))
         await self._call_all("commit")
         self._budget.configure()
-        logs.set_up(config.logging.format, config.logging.level)
+        logs.set_up(config.logging.format, config.logging.level, config.logging.repeat_limit)
         self.reloads += 1
         logs.event(logging.INFO, "reloaded", changes=[str(change) for change in found])
         if config.workers != self.count:

@@ -26,6 +26,7 @@ from pooler.core.limits import Allotment
 from pooler.core.pool import Pool
 from pooler.core.settings import Route
 from pooler.greeter import Greeter
+from pooler.health import Report, together
 from pooler.http import MetricsServer
 from pooler.listener import Address, Listener
 from pooler.metrics import Snapshot, merge
@@ -74,7 +75,7 @@ class Worker(Service):
                 "doubt": self.throttle.failed,
                 "rows": partial(own_rows, self),
                 "figures": super().figures,
-                "obstacles": self.not_ready,
+                "readiness": super().readiness,
                 "host": self._host,
                 "attend": self._attend,
                 "attending": self._attending,
@@ -174,10 +175,9 @@ class Worker(Service):
         others = await self._ask_others("figures")
         return merge([await super().figures(), *others], self.config.metrics.pool_limit)
 
-    async def obstacles(self) -> list[str]:
-        """Return those of any worker."""
-        found = [self.not_ready(), *await self._ask_others("obstacles")]
-        return list(dict.fromkeys(reason for reasons in found for reason in reasons))
+    async def readiness(self) -> Report:
+        """Return what all workers say."""
+        return together([await super().readiness(), *await self._ask_others("readiness")])
 
     async def _ask_others(self, name: str, *arguments: Any) -> list[Any]:
         """Return what each other worker answers; of those that have ended, nothing."""

@@ -2,9 +2,11 @@
 
 import ctypes
 import os
+import re
 import signal
 import subprocess
 import time
+import urllib.request
 from typing import Any
 
 from tests.support.pooler import Event, Pooler
@@ -104,3 +106,16 @@ class Line(Pooler):
                 if stray.poll() is None:
                     stray.kill()
                     stray.wait(UPGRADE_TIMEOUT)
+
+
+def metrics(line: Line) -> str:
+    """What it tells Prometheus."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{line.metrics_port}/metrics") as answer:
+        text: str = answer.read().decode()
+        return text
+
+
+def measured(line: Line, name: str) -> float:
+    """The sum of what it tells Prometheus by this name, which may have labels."""
+    pattern = rf"^{re.escape(name)}(?:\{{.*\}})? (\S+)$" if "{" not in name else name
+    return sum(map(float, re.findall(pattern, metrics(line), re.MULTILINE)))

@@ -1,8 +1,6 @@
 """What becomes of each kind of client when the pooler is replaced."""
 
-import re
 import threading
-import urllib.request
 from pathlib import Path
 
 import psycopg
@@ -14,7 +12,7 @@ from tests.support.postgres import PASSWORDS, Postgres
 from tests.support.rawclient import RawClient
 from tests.tls.certificates import Authority
 from tests.upgrade.conftest import StartLine
-from tests.upgrade.line import Line
+from tests.upgrade.line import Line, measured, metrics
 
 
 def start_of_upgrade(line: Line) -> int:
@@ -188,19 +186,6 @@ def test_other_sockets_go_over_too(start_line: StartLine, tmp_path: Path) -> Non
         assert path.stat().st_ino == inode
         assert path.stat().st_mode & 0o777 == 0o700
     assert "pooler_build_info" in metrics(line)
-
-
-def metrics(line: Line) -> str:
-    """What it tells Prometheus."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{line.metrics_port}/metrics") as answer:
-        text: str = answer.read().decode()
-        return text
-
-
-def measured(line: Line, name: str) -> float:
-    """The sum of what it tells Prometheus by this name, which may have labels."""
-    pattern = rf"^{re.escape(name)}(?:\{{.*\}})? (\S+)$" if "{" not in name else name
-    return sum(map(float, re.findall(pattern, metrics(line), re.MULTILINE)))
 
 
 def waiters(line: Line) -> float:

@@ -1,19 +1,22 @@
 """When the new process fails, the old one has never stopped serving; when the old one is killed."""
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
 from tests.adversity.witness import Census, Witness, login, until
+from tests.support import rawclient as raw
 from tests.support.postgres import Postgres
 from tests.upgrade.conftest import StartLine
-from tests.upgrade.line import Line
+from tests.upgrade.line import measured
 
 
 def children(pid: int) -> list[int]:
@@ -61,7 +64,7 @@ def test_a_successor_that_is_killed_while_clients_move(
         stays.values("BEGIN")
         seen = line.ask()
         successor = line.event(seen, event="replaced")["successor"]
-        assert moves.values("SELECT 1") == [[b"1"]]
+        until(lambda: measured(line, "pooler_client_connections") == 1, 20)
         os.kill(successor, signal.SIGKILL)
         gone = line.event(seen, event="the new process has gone")
         assert gone["lost"] >= 1
@@ -79,6 +82,7 @@ def test_the_old_process_is_killed(start_line: StartLine) -> None:
         stays.values("BEGIN")
         seen = line.ask()
         successor = line.event(seen, event="replaced")["successor"]
+        until(lambda: measured(line, "pooler_client_connections") == 1, 20)
         old = line.pid
         os.kill(old, signal.SIGKILL)
         line.follow(successor, expected=-signal.SIGKILL)
@@ -89,53 +93,51 @@ def test_the_old_process_is_killed(start_line: StartLine) -> None:
         line.upgrade()
 
 
-def ask(line: Line, *options: str) -> "subprocess.CompletedProcess[str]":
+def ask(*options: str) -> "subprocess.CompletedProcess[str]":
     """Run `pooler upgrade`."""
     command = [sys.executable, "-m", "pooler", "upgrade", *options]
     return subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
 
 
 def test_the_command_tells_the_outcome(start_line: StartLine, tmp_path: Path) -> None:
-    path = tmp_path / "upgrade.sock"
-    line = start_line(upgrade={"socket": str(path)})
-    assert path.stat().st_mode & 0o777 == 0o600
+    line = start_line(admin={"socket": str(tmp_path / "admin.sock")})
+    where = ("--socket", str(tmp_path / "admin.sock"))
     with Witness(line):
         seen = len(line.log)
-        done = ask(line, str(line.config_path))
+        done = ask(*where, "--json")
         assert done.returncode == 0, done.stderr
         pid = line.event(seen, event="replaced")["successor"]
-        assert done.stdout == f"process {pid} serves\n"
+        assert json.loads(done.stdout) == [{"pid": pid}]
         line.follow(pid)
         line.event(seen, event="upgraded")
         good = line.config
-        bad = {**good, "databases": {"*": {"pool_size": -1, "host": "127.0.0.1"}}}
-        broken = tmp_path / "socket.yaml"
-        broken.write_bytes(line.config_path.read_bytes())
-        line._write(bad)
-        failed = ask(line, str(broken))
+        line._write({**good, "defaults": {"pool_size": -1}})
+        failed = ask(*where)
         assert failed.returncode == 1
         assert "pool_size" in failed.stderr
         line._write(good)
-    assert ask(line, "--pid", "999999999").returncode == 1
-    nobody = tmp_path / "nobody.yaml"
-    text = line.config_path.read_text().replace("upgrade.sock", "nothing.sock")
-    nobody.write_text(text)
-    absent = ask(line, str(nobody))
-    assert absent.returncode == 1
-    assert "nothing.sock" in absent.stderr
 
 
-def test_strangers_cannot_ask(start_line: StartLine, tmp_path: Path) -> None:
-    """What is no request is refused, and an endless one cut off."""
-    path = tmp_path / "upgrade.sock"
-    line = start_line(upgrade={"socket": str(path)})
-    for nonsense in (b"\n", b"{}\n", b'{"do": "end"}\n', b"x" * 100_000 + b"\n"):
-        with socket.socket(socket.AF_UNIX) as sock:
-            sock.settimeout(10)
-            sock.connect(str(path))
-            sock.sendall(nonsense)
-            assert b'"ok": false' in sock.recv(1000)
-    with line.connect() as client:
-        assert client.execute("SELECT 1").fetchone() == (1,)
-    with pytest.raises(psycopg.OperationalError):
-        psycopg.connect(line.dsn(password="wrong"))
+def test_what_operators_have_changed_stays_so(start_line: StartLine) -> None:
+    """A pause, a disabled database, a SET."""
+    line = start_line(admin={"users": ["app"]}, timeouts={"query_wait_notify": 0})
+
+    def console(command: str) -> list[tuple[Any, ...]]:
+        with line.connect(dbname="pooler") as session:
+            cursor = session.execute(command)
+            return cursor.fetchall() if cursor.description else []
+
+    with login(line) as client:
+        client.values("SELECT 1")
+        console("SET defaults.pool_size = 3")
+        console("DISABLE other")
+        console("PAUSE app")
+        client.send(raw.query("SELECT 'after the pause'"))
+        line.upgrade()
+        assert client.is_silent()
+        with pytest.raises(psycopg.OperationalError, match="disabled"):
+            line.connect(dbname="other")
+        console("RESUME app")
+        assert raw.rows(client.read_until()) == [[b"after the pause"]]
+        config = {name: value for name, value, *_ in console("SHOW CONFIG")}
+        assert config["defaults.pool_size"] == "3"
