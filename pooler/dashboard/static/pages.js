@@ -298,6 +298,12 @@ function Kill({ id }) {
   });
 }
 
+function statementsNote() {
+  const { sample } = store.about;
+  if (sample === 0) return "not recorded: queries.statistics is off";
+  return sample === 1 ? "of all transactions" : `of one in ${count(sample)} transactions`;
+}
+
 // The orders of statements, by the column that each is of.
 const ORDERS = { Total: ["Most time", "time"], p95: ["Slowest", "time_p95"], Calls: ["Most frequent", "calls"], Wait: ["Longest waits", "wait_time"] };
 
@@ -369,7 +375,7 @@ export function Overview() {
         h(Card, { title: "Pins", note: "servers kept by their client", extra: more("pins") }, h(PinsTable, { rows: rowsOf("pins"), limit: 4, brief: true })),
       ]),
     ]),
-    h(Card, { title: "Statements", extra: more("statements") }, h(Statements, { rows: rowsOf("statements"), limit: 8 })),
+    h(Card, { title: "Statements", note: statementsNote(), extra: more("statements") }, h(Statements, { rows: rowsOf("statements"), limit: 8 })),
     h("div", { class: "columns uneven" }, [
       h(Card, { title: "Recent errors", extra: more("errors") }, h(ErrorsTable, { rows: rowsOf("errors"), limit: 6 })),
       h(Card, { title: "Last reload", extra: more("reload") }, h(Reload)),
@@ -396,7 +402,7 @@ export function PinsPage() {
 }
 
 export function StatementsPage() {
-  return h(Card, { title: "Statements", note: "values are replaced, parameters never recorded" }, h(AllStatements, { query: "", limit: 300 }));
+  return h(Card, { title: "Statements", note: statementsNote() }, h(AllStatements, { query: "", limit: 300 }));
 }
 
 export function ErrorsPage() {
@@ -500,7 +506,7 @@ export function PoolPage({ database, user }) {
       h(Card, { title: "Who waits" }, h(WaitersTable, { rows: rowsOf("waiters").filter((row) => row.database === database), one: true })),
     ]),
     h(Card, { title: "Pins" }, h(PinsTable, { rows: rowsOf("pins").filter((row) => row.database === database), one: true })),
-    h(Card, { title: "Statements" }, h(AllStatements, { query: `&database=${encodeURIComponent(database)}&user=${encodeURIComponent(user)}`, one: true, limit: 30 })),
+    h(Card, { title: "Statements", note: statementsNote() }, h(AllStatements, { query: `&database=${encodeURIComponent(database)}&user=${encodeURIComponent(user)}`, one: true, limit: 30 })),
     h(Card, { title: "Recent errors" }, h(ErrorsTable, { rows: rowsOf("errors").filter((row) => row.database === database), one: true })),
     h(Card, { title: "Clients", note: `of database ${database}` }, h(Clients, { url, one: false })),
   ];
