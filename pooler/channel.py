@@ -34,6 +34,8 @@ _HEAD: Final = struct.Struct("!IB")
 _CHUNK: Final = 262_144
 _ANSWER: Final = "="
 _FAILURE: Final = "!"
+_NEVER_MIND: Final = "~"
+"""Whoever called does not wait for the answer any longer: what answers it is cancelled."""
 
 Handler = Callable[..., Any]
 """Takes a message's arguments, and `files` if some came with it; what it returns, or what the
@@ -61,7 +63,7 @@ class Channel:
         self._unsent_size = 0
         self._calls: dict[int, asyncio.Future[Any]] = {}
         self._numbers = itertools.count(1)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], int] = {}  # with the number of what each answers
         self.closed = False
         self._loop.add_reader(sock, self._read)
 
@@ -94,7 +96,8 @@ class Channel:
             async with asyncio.timeout(within):
                 return await future
         finally:
-            self._calls.pop(number, None)
+            if self._calls.pop(number, None) is not None:
+                self._send([number, _NEVER_MIND])
 
     def _send(self, message: list[Any], files: Sequence[int] = ()) -> None:
         if self.closed:
@@ -187,6 +190,11 @@ class Channel:
                 else:
                     future.set_exception(PoolerError(*arguments))
             return
+        if name == _NEVER_MIND:
+            for task, answered in self._tasks.items():
+                if answered == number:
+                    task.cancel()
+            return
         handler = self._handlers.get(name)
         try:
             if handler is None:
@@ -202,8 +210,8 @@ class Channel:
             return
         if inspect.isawaitable(result):
             task = self._loop.create_task(self._await(number, result))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._tasks[task] = number
+            task.add_done_callback(self._tasks.pop)
         elif number:
             self._send([number, _ANSWER, result])
 

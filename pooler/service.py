@@ -22,6 +22,7 @@ import pooler
 from pooler import logs
 from pooler.activation import METRICS
 from pooler.admin import views
+from pooler.admin.commands import Command, Tell
 from pooler.admin.console import Console
 from pooler.admin.errors import Errors
 from pooler.admin.socket import AdminSocket
@@ -436,7 +437,21 @@ class Service(Edge):
                 cause=cause,
             )
 
-    # -- what people see
+    # -- what people do and see
+
+    def hold(self) -> None:
+        """Have every pool do as `router.holds` says, also those of a process that we replace."""
+        self.router.hold()
+        if self.upgrades.taker is not None:
+            self.upgrades.taker.hold()
+
+    async def do(self, command: Command, *arguments: Any, tell: Tell | None = None) -> None:
+        """Give a command of `admin.commands`, which may `tell` something meanwhile."""
+        await command(self, *arguments, **({"tell": tell} if tell is not None else {}))
+
+    async def do_for(self, client: int, command: Command) -> Any:
+        """Give a command that is about one client, by its number; return what it returns."""
+        return await command(self, client)
 
     async def rows(self, view: str) -> Rows:
         """Return the rows of a view."""
@@ -495,9 +510,7 @@ class Service(Edge):
                 await self.upgrades.taker.refuse(str(error) or type(error).__name__)
             raise
         self.tally.reloaded_at = _wall_clock()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop)
-        loop.add_signal_handler(signal.SIGQUIT, self.stop, Stop.NOW)
+        self.heed_signals()
         tasks = [loop.create_task(task) for task in (self._tick(), *self.duties())]
         self.ready()
         try:
@@ -567,6 +580,13 @@ class Service(Edge):
         """Have the console's socket where it is to be now; OSError."""
         await self._admin.open(config.admin.socket)
 
+    def heed_signals(self) -> None:
+        """Stop when told to."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        loop.add_signal_handler(signal.SIGQUIT, self.stop, Stop.NOW)
+
     def duties(self) -> list[Coroutine[Any, Any, None]]:
         """Return what is to be done beside serving."""
         loop = asyncio.get_running_loop()
@@ -574,6 +594,10 @@ class Service(Edge):
         loop.add_signal_handler(signal.SIGUSR2, self.upgrades.ask)
         files = watch(lambda: self.config.files, lambda: self.config.seen, self._reload_wanted.set)
         return [self._reload_when_asked(), files]
+
+    def reloaded(self, found: list[Change]) -> None:
+        """Tell everybody what is different now."""
+        logs.event(logging.INFO, "reloaded", changes=[str(change) for change in found])
 
     def ready(self) -> None:
         """Tell everybody that clients can come."""
@@ -618,9 +642,9 @@ class Service(Edge):
     def _report_addresses(self) -> None:
         for address in self._listener.addresses:
             logs.event(logging.INFO, "listening", address=address)
-        self._report_metrics()
+        self._report_operation()
 
-    def _report_metrics(self) -> None:
+    def _report_operation(self) -> None:
         for address in self._metrics.addresses:
             logs.event(logging.INFO, "metrics", address=address)
         if self._admin.path:
@@ -637,7 +661,7 @@ class Service(Edge):
         self.ticked_at = self.now()
         self.upgrades.tick()
         for scope in self.router.holds.over(self.now()):
-            self.router.hold()
+            self.hold()
             logs.event(logging.INFO, "resumed", scope=str(scope), why="its time is over")
         for pool in list(self.router.pools.values()):
             overdue.enforce(pool)
@@ -721,7 +745,7 @@ class Service(Edge):
         logs.set_up(config.logging.format, config.logging.level, config.logging.repeat_limit)
         self.tally.reload(_wall_clock(), ok=True)
         self.last_changes = found
-        logs.event(logging.INFO, "reloaded", changes=[str(change) for change in found])
+        self.reloaded(found)
         if prepared.bound or prepared.metrics is not None:
             self._report_addresses()
 
@@ -769,6 +793,8 @@ class Service(Edge):
             for sock in self._kept:
                 sock.close()
             error = left_behind()
+            for session in list(self.console.sessions):
+                session.fail(error)
         else:
             notify("STOPPING=1")
             error = _shutdown()

@@ -163,6 +163,26 @@ def test_no_answer_in_time() -> None:
     run(scene, never=never)
 
 
+def test_call_that_is_cancelled_is_cancelled_there() -> None:
+    began = asyncio.Event()
+    cancelled = asyncio.Event()
+
+    async def long() -> None:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    async def scene(pair: Pair) -> None:
+        call = asyncio.create_task(pair.near.call("long"))
+        await began.wait()
+        call.cancel()
+        await cancelled.wait()
+
+    run(scene, long=long)
+
+
 @pytest.mark.parametrize(
     "garbage",
     [

@@ -183,3 +183,12 @@ def test_keys_say_where_they_come_from() -> None:
     pid, secret = keys.issue(client, 0)
     assert (pid, len(secret)) == (0x7FFF_FFFF, 4)
     assert peer_of(pid) == 255
+
+
+def test_a_client_is_told_of_no_process_that_there_can_be() -> None:
+    """pg_terminate_backend with what BackendKeyData said must not hit anybody."""
+    keys = CancelKeys(lambda size: bytes(size - 1) + b"\x01")
+    client: Any = object()
+    pid, _ = keys.issue(client, 0)
+    assert pid >= 4_194_304  # PID_MAX_LIMIT
+    assert peer_of(pid) == 0

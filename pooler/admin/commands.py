@@ -7,8 +7,8 @@ what it began. Texts of errors are PgBouncer's where it has the same one.
 
 import asyncio
 import logging
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final
 
 from pooler import logs
 from pooler.admin.settings import PGBOUNCER, UNCHANGEABLE, Path, paths
@@ -45,6 +45,10 @@ class CommandError(PoolerError):
     severity = "ERROR"
 
 
+Command = Callable[..., Awaitable[Any]]
+"""Takes the service and plain arguments."""
+
+
 def _nobody(text: str, detail: str) -> None:
     pass
 
@@ -72,7 +76,7 @@ async def pause(
     before = holds.paused.get(scope)
     until = service.now() + seconds if seconds else FOREVER
     holds.paused[scope] = until
-    service.router.hold()
+    service.hold()
     _log("PAUSE", scope, seconds=seconds or None)
     done = False
     try:
@@ -86,7 +90,7 @@ async def pause(
                 del holds.paused[scope]
             else:
                 holds.paused[scope] = before
-            service.router.hold()
+            service.hold()
             _log("RESUME", scope, why="PAUSE did not come to its end")
     if not done:
         raise CommandError(
@@ -105,7 +109,7 @@ async def resume(service: "Service", database: str = "", user: str = "") -> None
     if scope not in holds.paused:
         raise _not_paused(service, scope)
     del holds.paused[scope]
-    service.router.hold()
+    service.hold()
     _log("RESUME", scope)
 
 
@@ -121,6 +125,7 @@ async def disable(service: "Service", database: str) -> None:
     """Turn new clients of a database away."""
     _scope(service, database, "", "disable", needed=True)
     service.router.holds.disabled.add(database)
+    service.hold()
     _log("DISABLE", Scope(database))
 
 
@@ -128,6 +133,7 @@ async def enable(service: "Service", database: str) -> None:
     """Let clients of a database in again."""
     _scope(service, database, "", "enable", needed=True)
     service.router.holds.disabled.discard(database)
+    service.hold()
     _log("ENABLE", Scope(database))
 
 
@@ -161,7 +167,7 @@ async def kill(service: "Service", database: str = "", user: str = "") -> None:
     holds = service.router.holds
     holds.paused[scope] = FOREVER
     error = PoolerError(codes.ADMIN_SHUTDOWN, "terminating connection due to administrator command")
-    service.router.hold()
+    service.hold()
     for pool in service.router.covered(scope):
         pool.kill(error)
     _log("KILL", scope)
@@ -383,3 +389,15 @@ def _in_use(server: Server, now: float) -> str:
 def _log(command: str, scope: Scope | None = None, **fields: object) -> None:
     about = {"scope": str(scope)} if scope is not None else {}
     logs.event(logging.INFO, "command", command=command, **about, **fields)
+
+
+EVERYWHERE: Final[dict[str, Command]] = {
+    command.__name__: command
+    for command in (pause, resume, disable, enable, reconnect, wait_close, kill)
+}
+"""Those that every process of a pooler has to do, by name."""
+
+FOR_CLIENTS: Final[dict[str, Command]] = {
+    command.__name__: command for command in (kill_client, cancel, unpin)
+}
+"""Those that only the process can do that has the client."""

@@ -14,7 +14,7 @@ from pooler.admin import chatter, commands, language
 from pooler.admin.commands import CommandError, Tell
 from pooler.admin.language import Command, syntax_error
 from pooler.admin.view import Column, Row, Rows, ints, text
-from pooler.admin.views import VIEWS, rows
+from pooler.admin.views import VIEWS
 from pooler.config.config import CONSOLE
 from pooler.shutdown import Stop
 from pooler.wire import codes
@@ -139,7 +139,7 @@ class Console:
             raise syntax_error(command)
 
         async def run(tell: Tell) -> Answer:
-            return Answer("SHOW", rows(self.service, name))
+            return Answer("SHOW", await self.service.rows(name))
 
         return Plan(view.columns, run)
 
@@ -175,7 +175,7 @@ def _scoped(
 ) -> tuple[str, Reading]:
     def read(service: "Service", command: Command) -> Plan:
         what = language.about(command)
-        return _done(tag, lambda tell: act(service, what.database, what.user))
+        return _done(tag, lambda tell: service.do(act, what.database, what.user))
 
     return tag.lower(), read
 
@@ -187,7 +187,7 @@ def _for_database(
         what = language.about(command)
         if what.user:
             raise syntax_error(command)
-        return _done(tag, lambda tell: act(service, what.database))
+        return _done(tag, lambda tell: service.do(act, what.database))
 
     return tag.lower(), read
 
@@ -199,7 +199,7 @@ def _for_client(
         client = language.number(command)
 
         async def work(tell: Tell) -> None:
-            result = await act(service, client)
+            result = await service.do_for(client, act)
             if isinstance(result, str):
                 tell(f"dropped: {result}", "")
 
@@ -212,14 +212,15 @@ def _pause(service: "Service", command: Command) -> Plan:
     what = language.about(command, timeout=True)
     return _done(
         "PAUSE",
-        lambda tell: commands.pause(service, what.database, what.user, what.seconds, tell),
+        lambda tell: service.do(commands.pause, what.database, what.user, what.seconds, tell=tell),
     )
 
 
 def _wait_close(service: "Service", command: Command) -> Plan:
     what = language.about(command)
     return _done(
-        "WAIT_CLOSE", lambda tell: commands.wait_close(service, what.database, what.user, tell)
+        "WAIT_CLOSE",
+        lambda tell: service.do(commands.wait_close, what.database, what.user, tell=tell),
     )
 
 

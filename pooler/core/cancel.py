@@ -2,7 +2,9 @@
 
 The process id is ours, not a server's: the client's server changes with each transaction. It says
 where the client is, should the cancel request reach another process: which of several poolers
-(`peer`), and which process there (`slot`). A secret is compared in constant time.
+(`peer`), and which process there (`slot`). It is above all process ids that Linux gives, so that
+`pg_terminate_backend` with it finds nobody, and never a server that somebody else has just now. A
+secret is compared in constant time.
 """
 
 from collections.abc import Callable
@@ -15,10 +17,11 @@ if TYPE_CHECKING:
 # 31 bits: positive as int4, as drivers of languages without unsigned ints expect.
 PEER_BITS: Final = 8
 SLOT_BITS: Final = 6
-_NUMBER_BITS: Final = 31 - PEER_BITS - SLOT_BITS
+_NUMBER_BITS: Final = 31 - PEER_BITS - 1 - SLOT_BITS
+_NO_PROCESS: Final = 1 << SLOT_BITS + _NUMBER_BITS  # 2^22, PID_MAX_LIMIT
 SLOTS: Final = 1 << SLOT_BITS
 _NUMBERS: Final = 1 << _NUMBER_BITS
-MOST: Final = _NUMBERS * 3 // 4
+MOST: Final = _NUMBERS * 7 // 8
 """Clients with a key in one process, at most: above that, free numbers would be hard to find."""
 _SECRET_3_0: Final = 4
 _SECRET_3_2: Final = 32  # PostgreSQL 18's MAX_CANCEL_KEY_LENGTH
@@ -35,7 +38,7 @@ class Holder(Protocol):
 
 def peer_of(pid: int) -> int:
     """Return the number of the pooler that issued a process id."""
-    return pid >> (SLOT_BITS + _NUMBER_BITS)
+    return pid >> (1 + SLOT_BITS + _NUMBER_BITS)
 
 
 class CancelKeys:
@@ -54,7 +57,7 @@ class CancelKeys:
 
     def issue(self, client: Holder, minor: int) -> tuple[int, bytes]:
         """Return a new (process id, secret) for a client of protocol 3.`minor`."""
-        here = (self.peer << SLOT_BITS | self.slot) << _NUMBER_BITS
+        here = (self.peer << 1 + SLOT_BITS | self.slot) << _NUMBER_BITS | _NO_PROCESS
         pid = 0
         while pid == 0 or pid in self._clients:
             pid = here | int.from_bytes(self._randbytes(4), "big") % _NUMBERS

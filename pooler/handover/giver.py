@@ -131,6 +131,7 @@ class Giver:
                     name_of(name), limit, round_
                 ),
                 "cancel": self._service.cancel_with,
+                "hold": self._hold,
             },
             self._gone,
         )
@@ -143,6 +144,11 @@ class Giver:
                 hint="Stop the one and start the other.",
             )
         self._here.set()
+
+    def _hold(self, holds: list[list[Any]]) -> None:
+        """Pause, or go on, as the successor has been told to."""
+        self._service.router.holds.take(holds, self._service.now())
+        self._service.router.hold()
 
     def _gone(self) -> None:
         self._lost.set()
@@ -159,6 +165,7 @@ class Giver:
             "idents": service.router.idents + IDENT_GAP,
             "slot": service.router.keys.slot,
             "sockets": sockets,
+            "holds": service.router.holds.packed(service.now()),
             "overlay": [[list(path), value] for path, value in service.overlay.items()],
         }
         await self._channel.call("prepare", welcome, files=files, within=None)

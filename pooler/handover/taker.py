@@ -116,12 +116,18 @@ class Taker:
         await self._may_prepare
         router = self._service.router
         router.number_from(self._welcome["idents"])
+        router.holds.take(self._welcome["holds"], self._service.now())
         router.keys.slot = (self._welcome["slot"] + 1) % SLOTS
 
     async def may_serve(self) -> None:
         """Tell that all is prepared, and wait for the moment to serve."""
         self._prepared.set_result(None)
         await self._may_serve
+
+    def hold(self) -> None:
+        """Have the old process pause what we pause, for the clients that it still has."""
+        service = self._service
+        self._channel.tell("hold", service.router.holds.packed(service.now()))
 
     def serves(self) -> None:
         """Tell that clients can come."""

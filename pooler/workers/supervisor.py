@@ -7,34 +7,37 @@ or none.
 """
 
 import asyncio
+import contextlib
 import logging
 import signal
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any, Final
 
 import pooler
 from pooler import logs
-from pooler.channel import Channel, ChannelLost
-from pooler.config import Config, ConfigError, changes
+from pooler.channel import CALL_TIMEOUT, Channel, ChannelLost
+from pooler.config import Change, Config, ConfigError, changes
 from pooler.core.budget import NO_LIMITS, Budget, Limits, PoolName, Report
+from pooler.core.errors import PoolerError
 from pooler.core.routes import AUTH
 from pooler.core.settings import Route
 from pooler.listener import Address, bind, unlink, wanted
 from pooler.notify import notify, reloading
-from pooler.reload import Load, problems_of
-from pooler.service import either
+from pooler.reload import Load, Overlay, ReloadRefused, problems_of
+from pooler.shutdown import Stop
 from pooler.sockets import socket_address, tcp_sockets
 from pooler.watch import watch
+from pooler.wire import codes
 from pooler.workers.ears import Ears
-from pooler.workers.worker import Addresses
+from pooler.workers.worker import Addresses, Pairs
 
 TICK: Final = 0.1
 """Seconds between looks at who waits."""
 
-START_TIMEOUT: Final = 30.0
+START_TIMEOUT: Final = 120.0
 """Seconds that a worker has to become ready."""
 
 RELOAD_TIMEOUT: Final = 30.0
@@ -44,6 +47,9 @@ RESTARTS: Final = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Seconds before a worker is started again that has ended soon, and so for the next times."""
 SOON: Final = 30.0
 """Seconds within which a worker has ended soon."""
+
+GRACE: Final = 1.0
+"""Seconds that PostgreSQL has to notice that the connections of a dead worker are gone."""
 
 LAST_WORDS: Final = 10.0
 """Seconds above `shutdown_timeout` that the workers have to leave before they are killed."""
@@ -55,8 +61,11 @@ _ALL: Final = ""
 class Process:
     """A worker, seen from here."""
 
-    def __init__(self, number: int, process: asyncio.subprocess.Process, channel: Channel) -> None:
+    def __init__(
+        self, number: int, serial: int, process: asyncio.subprocess.Process, channel: Channel
+    ) -> None:
         self.number = number
+        self.serial = serial  # that no other process had: what it had is not its successor's
         self.process = process
         self.channel = channel
         self.started_at = time.monotonic()
@@ -78,6 +87,7 @@ class Supervisor:
         self.config = config
         self.count = self.config.workers
         self._budget = Budget(self._limits, self._tell_allotment)
+        self._serial = 0
         self._ears = Ears(self._tell)
         self._workers: dict[int, Process] = {}
         self._sockets: dict[Address, list[list[socket.socket]]] = {}  # for each worker
@@ -85,10 +95,11 @@ class Supervisor:
         self._failures = [0] * self.count  # ends in a row that came soon
         self._clients: Counter[tuple[str, str]] = Counter()  # by what limits count
         self._reload_wanted = asyncio.Event()
-        self._stop_wanted = asyncio.Event()
-        self._stop_now = asyncio.Event()
-        self.reloads = 0
-        self.failed_reloads = 0
+        self._reloading = asyncio.Lock()
+        self._overlay: Overlay = {}
+        self._how: Stop | None = None
+        self._stop_timeout: float | None = None
+        self._stop_changed = asyncio.Event()
 
     # -- life
 
@@ -107,9 +118,9 @@ class Supervisor:
         )
         self._sockets = self._bind(config)
         for sign in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(sign, self._stop_asked)
-        loop.add_signal_handler(signal.SIGQUIT, self._stop_now.set)
-        loop.add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
+            loop.add_signal_handler(sign, self.stop)
+        loop.add_signal_handler(signal.SIGQUIT, self.stop, Stop.NOW)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_as_asked)
         loop.add_signal_handler(signal.SIGUSR2, _cannot_be_replaced)
         tasks: list[asyncio.Task[None]] = []
         status = 1
@@ -125,7 +136,7 @@ class Supervisor:
             self._report_addresses()
             logs.event(logging.INFO, "ready")
             notify("READY=1")
-            await either(self._stop_wanted, self._stop_now)
+            await self._stop_changed.wait()
             status = 0
         except StartFailed as failed:
             logs.event(logging.ERROR, "worker did not start", worker=failed.number)
@@ -138,35 +149,47 @@ class Supervisor:
             logs.event(logging.INFO, "stopped")
         return status
 
-    def _stop_asked(self) -> None:
-        (self._stop_now if self._stop_wanted.is_set() else self._stop_wanted).set()
+    def stop(self, how: Stop = Stop.SERVERS, timeout: float | None = None) -> None:
+        """Have all workers end, as `Service.stop` says, and then this process."""
+        if self._how is not None and how.haste <= self._how.haste:
+            how = Stop.NOW
+        self._how, self._stop_timeout = how, timeout
+        self._stop_changed.set()
 
     async def _stop(self) -> None:
         """Have every worker drain and leave, and kill who does not."""
         for keeper in self._keepers.values():
             keeper.cancel()
-        timeout = self.config.timeouts.shutdown_timeout
-        logs.event(logging.INFO, "stopping", timeout=timeout)
         notify("STOPPING=1")
         workers = list(self._workers.values())
-        for worker in workers:
-            worker.channel.tell("stop" if self._stop_now.is_set() else "drain")
-        left = {asyncio.create_task(worker.process.wait()) for worker in workers}
-        if left:
-            stop = asyncio.create_task(self._stop_now.wait())
-            limit = timeout + LAST_WORDS if timeout else None
-            ended = asyncio.create_task(asyncio.wait(left))
-            await asyncio.wait({ended, stop}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        ended = asyncio.create_task(_all(worker.process.wait() for worker in workers))
+        while not ended.done():
+            self._stop_changed.clear()
+            how = self._how or Stop.NOW
+            logs.event(logging.INFO, "stopping", how=how.value or "NOW")
             for worker in workers:
-                worker.channel.tell("stop")
-            await asyncio.wait({ended}, timeout=LAST_WORDS)
-            stop.cancel()
-            for worker in workers:
-                if worker.process.returncode is None:
-                    worker.process.kill()
-            await ended
+                worker.channel.tell("stop", how.name, self._stop_timeout)
+            changed = asyncio.create_task(self._stop_changed.wait())
+            await asyncio.wait(
+                {changed, ended}, timeout=self._patience(how), return_when=asyncio.FIRST_COMPLETED
+            )
+            if not (ended.done() or changed.done()):
+                for worker in workers:
+                    if worker.process.returncode is None:
+                        worker.process.kill()
+            changed.cancel()
         for worker in workers:
             worker.channel.close()
+
+    def _patience(self, how: Stop) -> float | None:
+        """Return the seconds that workers have to leave, None if there is no limit."""
+        timeouts = self.config.timeouts
+        limit = self._stop_timeout
+        if how is Stop.NOW:
+            limit = 0.0
+        elif limit is None and how is Stop.SERVERS:
+            limit = timeouts.shutdown_timeout or None
+        return None if limit is None else limit + timeouts.shutdown_delay + LAST_WORDS
 
     # -- workers
 
@@ -181,10 +204,13 @@ class Supervisor:
                 pass_fds=[far.fileno()],
                 stdin=asyncio.subprocess.DEVNULL,
             )
-        worker = Process(number, process, self._channel(number, near))
-        self._workers[number] = worker
+        self._serial += 1
+        channel = self._channel(number, self._serial, near)
+        worker = self._workers[number] = Process(number, self._serial, process, channel)
+        for holds in (await self._call_all("holds", but=number))[:1]:
+            worker.channel.tell("hold", *holds)
         addresses, files = self._listening(number, self._sockets)
-        worker.channel.tell("listen", addresses, files=files)
+        worker.channel.tell("listen", self._pairs(), addresses, files=files)
         ended = asyncio.create_task(process.wait())
         ready = asyncio.create_task(worker.ready.wait())
         await asyncio.wait(
@@ -199,17 +225,22 @@ class Supervisor:
             raise StartFailed(number)
         ended.cancel()
 
-    def _channel(self, number: int, sock: socket.socket) -> Channel:
+    def _channel(self, number: int, serial: int, sock: socket.socket) -> Channel:
         return Channel(
             sock,
             {
                 "ready": lambda pid: self._workers[number].ready.set(),
-                "report": lambda news: self._report(number, news),
+                "report": lambda news: self._report(serial, news),
                 "admit": lambda database, user: self._admit(number, database, user),
                 "gone": lambda database, user: self._gone(number, database, user),
                 "cancel": lambda pid, secret: self._tell_others(number, "cancel", pid, secret),
                 "doubt": lambda address: self._tell_others(number, "doubt", address),
-                "others": lambda name, *arguments: self._ask_others(number, name, arguments),
+                "others": lambda within, name, *arguments: self._call_all(
+                    name, *arguments, but=number, within=within
+                ),
+                "at": self._at,
+                "reload": self._reload_for,
+                "stop": lambda how, timeout: self.stop(Stop[how], timeout),
                 **self._ears.handlers(number),
             },
             lambda: None,  # its process has ended, or is about to: `_keep` sees to it
@@ -246,7 +277,7 @@ class Supervisor:
         """Take back what a worker had."""
         self._workers.pop(worker.number, None)
         worker.channel.close()
-        self._budget.left(worker.number)
+        asyncio.get_running_loop().call_later(GRACE, self._budget.left, worker.serial)
         self._ears.left(worker.number)
         for (database, user), count in worker.clients.items():
             self._count(database, user, -count)
@@ -261,9 +292,12 @@ class Supervisor:
             if worker.number != number:
                 worker.channel.tell(name, *arguments)
 
-    async def _ask_others(self, number: int, name: str, arguments: Sequence[Any]) -> list[Any]:
-        """Return what the other workers answer."""
-        return await self._call_all(name, *arguments, but=number)
+    async def _at(self, number: int, name: str, *arguments: Any) -> Any:
+        """Return what one worker answers."""
+        worker = self._workers.get(number)
+        if worker is None:
+            raise PoolerError(codes.CONNECTION_FAILURE, f"worker {number} is being restarted")
+        return await worker.channel.call(name, *arguments)
 
     # -- listening
 
@@ -325,12 +359,14 @@ class Supervisor:
         config = self.config
         return (config.auth_route if kind == AUTH else config.resolve)(database, user)
 
-    def _tell_allotment(self, number: int, name: PoolName, allotment: int, round_: int) -> None:
-        self._tell(number, "allot", name, allotment, round_)
+    def _tell_allotment(self, serial: int, name: PoolName, allotment: int, round_: int) -> None:
+        for worker in self._workers.values():
+            if worker.serial == serial:
+                worker.channel.tell("allot", name, allotment, round_)
 
-    def _report(self, number: int, news: Iterable[tuple[Any, ...]]) -> None:
+    def _report(self, serial: int, news: Iterable[tuple[Any, ...]]) -> None:
         for (database, user, kind), answers, *report in news:
-            self._budget.report(number, (database, user, kind), answers, Report(*report))
+            self._budget.report(serial, (database, user, kind), answers, Report(*report))
 
     # -- clients
 
@@ -363,49 +399,82 @@ class Supervisor:
 
     # -- configuration
 
+    def _reload_as_asked(self) -> None:
+        """Go by the files alone, as SIGHUP wants."""
+        self._overlay = {}
+        self._reload_wanted.set()
+
     async def _reload_when_asked(self) -> None:
         while True:
             await self._reload_wanted.wait()
             self._reload_wanted.clear()
             notify(*reloading())
-            await self.reload()
+            with contextlib.suppress(ReloadRefused):  # which has been logged
+                await self.reload(self._overlay)
             notify("READY=1")
 
-    async def reload(self) -> None:
-        """Have every worker go by the configuration that is there now, or none of them."""
+    async def _reload_for(
+        self, pairs: Pairs
+    ) -> tuple[list[str], list[tuple[str, str | None, str | None]]]:
+        """Reload for a worker's console: return what speaks against it, or what has changed."""
         try:
-            config = self._load({})
+            found = await self.reload({tuple(path): value for path, value in pairs})
+            return [], [(change.path, change.old, change.new) for change in found]
+        except ReloadRefused as refused:
+            return refused.problems, []
+
+    async def reload(self, overlay: Overlay) -> list[Change]:
+        """Have every worker go by the configuration that is there now, or none of them.
+
+        Returns what is different now; ReloadRefused: nothing is.
+        """
+        async with self._reloading:
+            try:
+                return await self._reload(overlay)
+            except ReloadRefused as refused:
+                logs.event(logging.ERROR, "reload failed", problems=refused.problems)
+                raise
+
+    async def _reload(self, overlay: Overlay) -> list[Change]:
+        try:
+            config = self._load(overlay)
             bound = self._bind(config)
         except (ConfigError, OSError) as error:
-            self._reload_failed(problems_of(error))
-            return
+            raise ReloadRefused(problems_of(error)) from error
         found = changes(self.config, config)
-        problems = await self._prepare(bound)
+        problems = await self._prepare(overlay, bound)
         if problems:
             for groups in bound.values():
                 _close(groups)
             self._tell_others(-1, "discard")
-            self._reload_failed(problems)
-            return
+            raise ReloadRefused(problems)
         self.config = config
+        self._overlay = overlay
         self._sockets.update(bound)
         for address in set(self._sockets) - set(wanted(config)):
             _close(self._sockets.pop(address))
         await self._call_all("commit")
         self._budget.configure()
         logs.set_up(config.logging.format, config.logging.level, config.logging.repeat_limit)
-        self.reloads += 1
         logs.event(logging.INFO, "reloaded", changes=[str(change) for change in found])
         if config.workers != self.count:
             logs.event(logging.WARNING, "restart needed", setting="workers", running=self.count)
+        return found
 
-    async def _prepare(self, bound: dict[Address, list[list[socket.socket]]]) -> list[str]:
+    def _pairs(self) -> Pairs:
+        return [(list(path), value) for path, value in self._overlay.items()]
+
+    async def _prepare(
+        self, overlay: Overlay, bound: dict[Address, list[list[socket.socket]]]
+    ) -> list[str]:
         """Have every worker get ready for it; return what speaks against it."""
+
+        pairs = [(list(path), value) for path, value in overlay.items()]
 
         async def one(worker: Process) -> list[str]:
             addresses, files = self._listening(worker.number, bound)
             found: list[str] = await worker.channel.call(
-                "prepare", addresses, files=files, within=RELOAD_TIMEOUT
+                "prepare", pairs, addresses, files=files, within=RELOAD_TIMEOUT
             )
             return found
 
@@ -420,10 +489,12 @@ class Supervisor:
             problems.update(dict.fromkeys(texts))
         return list(problems)
 
-    async def _call_all(self, name: str, *arguments: Any, but: int = -1) -> list[Any]:
+    async def _call_all(
+        self, name: str, *arguments: Any, but: int = -1, within: float | None = CALL_TIMEOUT
+    ) -> list[Any]:
         """Return what the workers answer; of those that have ended, nothing."""
         calls = [
-            worker.channel.call(name, *arguments)
+            worker.channel.call(name, *arguments, within=within)
             for worker in self._workers.values()
             if worker.ready.is_set() and worker.number != but
         ]
@@ -433,10 +504,6 @@ class Supervisor:
             if isinstance(answer, BaseException) and not isinstance(answer, lost):
                 raise answer
         return [answer for answer in answers if not isinstance(answer, lost)]
-
-    def _reload_failed(self, problems: list[str]) -> None:
-        self.failed_reloads += 1
-        logs.event(logging.ERROR, "reload failed", problems=problems)
 
 
 def _cannot_be_replaced() -> None:
@@ -453,6 +520,10 @@ class StartFailed(Exception):
     def __init__(self, number: int) -> None:
         super().__init__("it ended before it was ready, or was not ready in time")
         self.number = number
+
+
+async def _all(waits: Iterable[Awaitable[object]]) -> None:
+    await asyncio.gather(*waits)
 
 
 def _close(groups: list[list[socket.socket]]) -> None:

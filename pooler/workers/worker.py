@@ -6,7 +6,9 @@ lets its clients finish, as on SIGTERM.
 """
 
 import asyncio
+import contextlib
 import os
+import signal
 import socket
 from collections.abc import Awaitable, Coroutine, Sequence
 from dataclasses import astuple, replace
@@ -14,14 +16,24 @@ from functools import partial
 from typing import Any, Final
 
 from pooler import logs
+from pooler.admin.commands import (
+    EVERYWHERE,
+    FOR_CLIENTS,
+    Command,
+    CommandError,
+    Tell,
+    pause,
+    resume,
+)
 from pooler.admin.view import Rows
 from pooler.admin.views import combined, own_rows
 from pooler.auth import Connection
-from pooler.channel import Channel, ChannelLost
-from pooler.config import Config, Settings
+from pooler.channel import CALL_TIMEOUT, Channel, ChannelLost
+from pooler.config import Change, Config, Settings
 from pooler.core.broadcast import Broadcast
 from pooler.core.client import Client
 from pooler.core.errors import ClientFault, CloseReason, PoolerError
+from pooler.core.holds import Scope
 from pooler.core.limits import Allotment
 from pooler.core.pool import Pool
 from pooler.core.settings import Route
@@ -30,7 +42,7 @@ from pooler.health import Report, together
 from pooler.http import MetricsServer
 from pooler.listener import Address, Listener
 from pooler.metrics import Snapshot, merge
-from pooler.reload import Load, ReloadRefused
+from pooler.reload import Load, Overlay, ReloadRefused
 from pooler.service import Prepared, Service
 from pooler.shutdown import Stop
 from pooler.wire import codes
@@ -40,6 +52,9 @@ SOON: Final = 0.002
 """Seconds within which what happens to an allotment is told in one message."""
 
 Key = tuple[str, str, str]
+
+Pairs = list[tuple[list[str], str]]
+"""What is SET: paths of settings, and their values."""
 
 Addresses = list[tuple[list[str], int]]
 """The parts of each address, and how many of the files that come along listen there."""
@@ -81,16 +96,20 @@ class Worker(Service):
                 "attending": self._attending,
                 "heard": self._heard,
                 "deaf": self._deaf,
-                "drain": self.stop,
-                "stop": lambda: self.stop(Stop.NOW),
+                "do": self._do_here,
+                "do_for": self._do_for_here,
+                "holds": self._holds,
+                "hold": self._hold,
+                "stop": self._stop_here,
             },
-            self.stop,
+            super().stop,
         )
 
     # -- listening
 
-    def _listen(self, addresses: Addresses, files: Sequence[int] = ()) -> None:
-        """Take the sockets to start with."""
+    def _listen(self, overlay: Pairs, addresses: Addresses, files: Sequence[int] = ()) -> None:
+        """Take the sockets to start with, and what has been SET."""
+        self.overlay = _overlay(overlay)
         self._take(addresses, files)
         self._may_listen.set()
 
@@ -104,23 +123,41 @@ class Worker(Service):
         return self._given.pop(address, [])
 
     async def open(self, config: Config) -> None:
-        """Listen on what the supervisor has bound; the first worker serves the metrics of all."""
+        """Listen on what the supervisor has bound.
+
+        The first worker serves metrics and the console's socket for all.
+        """
         await self._may_listen.wait()
+        if self.overlay:
+            config = self.load(self.overlay)
+            self._apply(config)
         await self._listener.commit(config, self._listener.prepare(config))
         if not self.number:
             await self._metrics.open(config)
-            self._report_metrics()
+            await self._admin.open(config.admin.socket)
+            self._report_operation()
 
     async def moved_metrics(self, config: Config) -> MetricsServer | None:
         """Return it for the first worker."""
         return None if self.number else await super().moved_metrics(config)
 
     async def move_console(self, config: Config) -> None:
-        """Nothing: the supervisor has it."""
+        """Move it for the first worker."""
+        if not self.number:
+            await super().move_console(config)
+
+    def heed_signals(self) -> None:
+        """Heed none: whoever signals all processes at once means the supervisor."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+            loop.add_signal_handler(number, lambda: None)
 
     def duties(self) -> list[Coroutine[Any, Any, None]]:
         """Return nothing: the supervisor says when to reload."""
         return []
+
+    def reloaded(self, found: list[Change]) -> None:
+        """Tell nobody: the supervisor does."""
 
     def ready(self) -> None:
         """Tell the supervisor."""
@@ -163,6 +200,67 @@ class Worker(Service):
         super().tick()
         self._report()
 
+    # -- what people do
+
+    async def do(self, command: Command, *arguments: Any, tell: Tell | None = None) -> None:
+        """Have all workers do it, each for its own clients and servers."""
+        others = asyncio.create_task(
+            self._ask_others("do", command.__name__, *arguments, within=None)
+        )
+        try:
+            await super().do(command, *arguments, tell=tell)
+            await others
+        except asyncio.CancelledError:
+            if command is pause:  # with some it may be done already
+                where = arguments[:2]
+                self._channel.tell("others", CALL_TIMEOUT, "do", resume.__name__, *where)
+                with contextlib.suppress(CommandError):
+                    await super().do(resume, *where)
+            raise
+        finally:
+            others.cancel()
+            await asyncio.gather(others, return_exceptions=True)
+
+    async def do_for(self, client: int, command: Command) -> Any:
+        """Have the worker do it that has the client."""
+        worker = (client - 1) % self.workers
+        if worker == self.number:
+            return await super().do_for(client, command)
+        return await self._channel.call("at", worker, "do_for", client, command.__name__)
+
+    async def _do_here(self, command: str, *arguments: Any) -> None:
+        await super().do(EVERYWHERE[command], *arguments)
+
+    async def _do_for_here(self, client: int, command: str) -> Any:
+        return await super().do_for(client, FOR_CLIENTS[command])
+
+    def stop(self, how: Stop = Stop.SERVERS, timeout: float | None = None) -> None:
+        """Have all workers end, and the supervisor."""
+        self._channel.tell("stop", how.name, timeout)
+
+    def _stop_here(self, how: str, timeout: float | None) -> None:
+        super().stop(Stop[how], timeout)
+
+    def _holds(self) -> list[Any]:
+        """Return what is paused and disabled, for a worker that has just been started."""
+        holds = self.router.holds
+        paused = [(*scope, until) for scope, until in holds.paused.items()]
+        return [paused, sorted(holds.disabled)]
+
+    def _hold(self, paused: list[tuple[str, str, float]], disabled: list[str]) -> None:
+        holds = self.router.holds
+        holds.paused.update({Scope(database, user): until for database, user, until in paused})
+        holds.disabled.update(disabled)
+        self.router.hold()
+
+    async def reload(self, overlay: Overlay) -> list[Change]:
+        """Have all workers go by the configuration that is there now, or none."""
+        pairs = [(list(path), value) for path, value in overlay.items()]
+        problems, found = await self._channel.call("reload", pairs, within=None)
+        if problems:
+            raise ReloadRefused(problems)
+        return [Change(*change) for change in found]
+
     # -- what people see
 
     async def rows(self, view: str) -> Rows:
@@ -179,10 +277,14 @@ class Worker(Service):
         """Return what all workers say."""
         return together([await super().readiness(), *await self._ask_others("readiness")])
 
-    async def _ask_others(self, name: str, *arguments: Any) -> list[Any]:
+    async def _ask_others(
+        self, name: str, *arguments: Any, within: float | None = CALL_TIMEOUT
+    ) -> list[Any]:
         """Return what each other worker answers; of those that have ended, nothing."""
         try:
-            answers: list[Any] = await self._channel.call("others", name, *arguments)
+            answers: list[Any] = await self._channel.call(
+                "others", within, name, *arguments, within=within
+            )
         except (ChannelLost, TimeoutError):
             return []
         return answers
@@ -283,12 +385,14 @@ class Worker(Service):
         least = portion(route.pool.min_pool_size, self.number, self.workers)
         return replace(route, pool=replace(route.pool, min_pool_size=least))
 
-    async def _prepare(self, addresses: Addresses, files: Sequence[int] = ()) -> list[str]:
+    async def _prepare(
+        self, overlay: Pairs, addresses: Addresses, files: Sequence[int] = ()
+    ) -> list[str]:
         """Return why the configuration that is there now cannot be gone by, if so."""
         await self._discard()
         self._take(addresses, files)
         try:
-            self._prepared = await self.prepare_reload({})
+            self._prepared = await self.prepare_reload(_overlay(overlay))
         except ReloadRefused as refused:
             return refused.problems
         return []
@@ -334,6 +438,10 @@ class FarEar:
     def leave(self) -> None:
         """As above."""
         self.attend(frozenset())
+
+
+def _overlay(pairs: Pairs) -> Overlay:
+    return {tuple(path): value for path, value in pairs}
 
 
 def portion(whole: int, number: int, workers: int) -> int:

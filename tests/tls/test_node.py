@@ -1,13 +1,13 @@
 """node-postgres, by password and over TLS, with its defaults; its errors are PostgreSQL's."""
 
 import json
-import shutil
+import os
 import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.drivers.toolchains import node_modules
 from tests.support.pooler import Pooler
 from tests.support.postgres import PASSWORDS, Postgres
 from tests.tls.conftest import Certificates, Poolers, config_for, listening
@@ -15,7 +15,7 @@ from tests.tls.conftest import Certificates, Poolers, config_for, listening
 _SCRIPT = """
 const { Client } = require('pg');
 const fs = require('fs');
-const asked = JSON.parse(process.argv[2]);
+const asked = JSON.parse(process.argv[1]);
 if (asked.ssl) asked.ssl.ca = fs.readFileSync(asked.ssl.ca, 'utf8');
 (async () => {
   const client = new Client(asked);
@@ -43,20 +43,9 @@ if (asked.ssl) asked.ssl.ca = fs.readFileSync(asked.ssl.ca, 'utf8');
 
 
 @pytest.fixture(scope="session")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with node-postgres in it; skips where that cannot be had."""
-    if shutil.which("node") is None or shutil.which("npm") is None:
-        pytest.skip("SKIPPED: node-postgres is not tested, there is no node or npm here")
-    folder = tmp_path_factory.mktemp("node")
-    install = ["npm", "install", "--silent", "--no-audit", "--no-fund", "pg@8"]
-    try:
-        done = subprocess.run(install, cwd=folder, capture_output=True, timeout=60, check=False)
-    except subprocess.TimeoutExpired:
-        pytest.skip("SKIPPED: node-postgres is not tested, npm does not answer")
-    if done.returncode:
-        pytest.skip(f"SKIPPED: node-postgres is not tested, npm says {done.stderr.decode()[-200:]}")
-    (folder / "script.js").write_text(_SCRIPT)
-    return folder
+def node() -> str:
+    """Where node-postgres is; skips where that cannot be had."""
+    return node_modules()
 
 
 @pytest.fixture(scope="session")
@@ -64,12 +53,12 @@ def served(poolers: Poolers, postgres: Postgres, certs: Certificates) -> Pooler:
     return poolers.get("node", config_for(postgres, tls=listening(certs, "prefer")))
 
 
-def run(node: Path, pooler: Pooler, **options: Any) -> dict[str, Any]:
+def run(node: str, pooler: Pooler, **options: Any) -> dict[str, Any]:
     asked = {"host": "localhost", "port": pooler.port, "database": "app", "user": "app"}
     asked |= {"password": PASSWORDS["app"], **options}
     done = subprocess.run(
-        ["node", "script.js", json.dumps(asked)],
-        cwd=node,
+        ["node", "-e", _SCRIPT, json.dumps(asked)],
+        env={**os.environ, "NODE_PATH": node},
         capture_output=True,
         timeout=30,
         check=True,
@@ -81,25 +70,25 @@ def run(node: Path, pooler: Pooler, **options: Any) -> dict[str, Any]:
 GOOD = {"rows": [0, 2, 4], "name": "node", "failed": "22012"}
 
 
-def test_password(node: Path, served: Pooler) -> None:
+def test_password(node: str, served: Pooler) -> None:
     assert run(node, served, host="127.0.0.1") == {**GOOD, "encrypted": False}
 
 
-def test_tls(node: Path, served: Pooler, certs: Certificates) -> None:
+def test_tls(node: str, served: Pooler, certs: Certificates) -> None:
     assert run(node, served, ssl={"ca": str(certs.ca.file)}) == {**GOOD, "encrypted": True}
 
 
-def test_tls_of_another_authority(node: Path, served: Pooler, certs: Certificates) -> None:
+def test_tls_of_another_authority(node: str, served: Pooler, certs: Certificates) -> None:
     answer = run(node, served, ssl={"ca": str(certs.stranger.file)})
     assert "certificate" in answer["text"]
 
 
-def test_channel_binding(node: Path, served: Pooler, certs: Certificates) -> None:
+def test_channel_binding(node: str, served: Pooler, certs: Certificates) -> None:
     answer = run(node, served, ssl={"ca": str(certs.ca.file)}, enableChannelBinding=True)
     assert answer == {**GOOD, "encrypted": True}
 
 
-def test_wrong_password(node: Path, served: Pooler) -> None:
+def test_wrong_password(node: str, served: Pooler) -> None:
     answer = run(node, served, host="127.0.0.1", password="wrong")
     assert answer["code"] == "28P01"
     assert answer["text"] == 'password authentication failed for user "app"'

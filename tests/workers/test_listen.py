@@ -93,7 +93,7 @@ def test_worker_with_the_ear_dies(
         clients = [stack.enter_context(pooler.connect(dbname=database)) for _ in range(10)]
         listeners = [Listener(client, "news") for client in clients]
         os.kill(worker_pids(pooler)[0], signal.SIGKILL)
-        pooler.wait_for_log(10, event="worker restarted")
+        pooler.wait_for_log(30, event="worker restarted")
         alive = []
         for listener in listeners:
             try:

@@ -176,7 +176,7 @@ def test_worker_that_dies_costs_its_own_clients_only(
             client.execute("SELECT 1")
         victim = worker_pids(pooler)[0]
         os.kill(victim, signal.SIGKILL)
-        pooler.wait_for_log(event="worker restarted")
+        pooler.wait_for_log(30, event="worker restarted")
         assert victim not in worker_pids(pooler)
         alive = [client for client in clients if _answers(client)]
         assert 0 < len(alive) < 10
@@ -215,7 +215,7 @@ def test_connections_wait_while_a_worker_is_restarted(run_with_config: RunWithCo
         thread.start()
     try:
         os.kill(worker_pids(pooler)[0], signal.SIGKILL)
-        pooler.wait_for_log(10, event="worker restarted")
+        pooler.wait_for_log(30, event="worker restarted")
     finally:
         over.set()
         for thread in threads:
@@ -314,6 +314,6 @@ def test_what_people_see_is_one_pooler(
         )
         assert json.loads(get("/readyz"))["status"] == "ready"
         os.kill(worker_pids(pooler)[-1], signal.SIGKILL)
-        pooler.wait_for_log(10, event="worker restarted")
+        pooler.wait_for_log(30, event="worker restarted")
         assert json.loads(get("/healthz"))["status"] == "ok"
         assert 0 < json.loads(get(f"/api/clients?database={database}"))["total"] < 12
