@@ -20,7 +20,6 @@ from pooler import logs
 from pooler.channel import Channel, ChannelLost
 from pooler.core import moving
 from pooler.core.errors import PoolerError
-from pooler.core.holds import FOREVER
 from pooler.core.peer import MOVING
 from pooler.core.settings import PoolMode
 from pooler.handover import FORMAT, VARIABLE
@@ -172,16 +171,7 @@ class Giver:
         self.suspended = True
         await service.suspend()
         self.shares.adopt()
-        await self._channel.call("serve", self._pools(), self._holds(), within=None)
-
-    def _holds(self) -> dict[str, Any]:
-        """Return what is paused and until when (None: for ever), and what is disabled."""
-        holds = self._service.router.holds
-        paused = [
-            [list(scope), None if until == FOREVER else until]
-            for scope, until in holds.paused.items()
-        ]
-        return {"paused": paused, "disabled": sorted(holds.disabled)}
+        await self._channel.call("serve", self._pools(), within=None)
 
     def _pools(self) -> list[dict[str, Any]]:
         return [
@@ -300,11 +290,16 @@ class Giver:
             self._statements[statement["number"]] = statement
             self._channel.tell("statement", statement)
         packed = self._packer.pack(client, heard)
+        file = transport.get_extra_info("socket").fileno()
+        try:
+            self._channel.tell("client", packed, files=[file])
+        except OSError:  # too many open files, which will be fewer
+            client.unbrake(MOVING)
+            self._later.add(client)
+            return
         client.pool.depart(client)
         transport.set_protocol(_Departed())
         self._transit[client.ident] = transport, packed
-        file = transport.get_extra_info("socket").fileno()
-        self._channel.tell("client", packed, files=[file])
 
     def _took(self, ident: int) -> None:
         """The client is the successor's: let go of our descriptor, which ends no connection."""
