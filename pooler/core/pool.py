@@ -452,6 +452,7 @@ class Pool:
         if touched & hints.FUNCTIONS:
             self.edge.functions_changed(self.target.dbname)
         if touched & hints.SCHEMA:
+            self.counters.schema_changes += 1
             self.edge.schema_changed(self.target.dbname, server.take_changed())
 
     def offer(self, server: Server) -> None:
