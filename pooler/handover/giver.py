@@ -300,11 +300,16 @@ class Giver:
             self._statements[statement["number"]] = statement
             self._channel.tell("statement", statement)
         packed = self._packer.pack(client, heard)
+        file = transport.get_extra_info("socket").fileno()
+        try:
+            self._channel.tell("client", packed, files=[file])
+        except OSError:  # too many open files, which will be fewer
+            client.unbrake(MOVING)
+            self._later.add(client)
+            return
         client.pool.depart(client)
         transport.set_protocol(_Departed())
         self._transit[client.ident] = transport, packed
-        file = transport.get_extra_info("socket").fileno()
-        self._channel.tell("client", packed, files=[file])
 
     def _took(self, ident: int) -> None:
         """The client is the successor's: let go of our descriptor, which ends no connection."""
