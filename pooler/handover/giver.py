@@ -20,7 +20,6 @@ from pooler import logs
 from pooler.channel import Channel, ChannelLost
 from pooler.core import moving
 from pooler.core.errors import PoolerError
-from pooler.core.holds import FOREVER
 from pooler.core.peer import MOVING
 from pooler.core.settings import PoolMode
 from pooler.handover import FORMAT, VARIABLE
@@ -172,16 +171,7 @@ class Giver:
         self.suspended = True
         await service.suspend()
         self.shares.adopt()
-        await self._channel.call("serve", self._pools(), self._holds(), within=None)
-
-    def _holds(self) -> dict[str, Any]:
-        """Return what is paused and until when (None: for ever), and what is disabled."""
-        holds = self._service.router.holds
-        paused = [
-            [list(scope), None if until == FOREVER else until]
-            for scope, until in holds.paused.items()
-        ]
-        return {"paused": paused, "disabled": sorted(holds.disabled)}
+        await self._channel.call("serve", self._pools(), within=None)
 
     def _pools(self) -> list[dict[str, Any]]:
         return [
