@@ -386,6 +386,7 @@ class Pool:
         now = self.edge.now()
         client.idle_since = server.idle_since = self.used_at = now
         server.busy_since = server.transaction_since = 0.0
+        server.asked = b""
 
     # -- release
 
