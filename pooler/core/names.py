@@ -261,6 +261,7 @@ class Names:
             return self._bind_unnamed(message, size, end, server, kinds)
         if entry is not None:
             self._client.pool.counters.binds += 1
+            server.asked = entry.statement
             added, instead = self.use(entry, name, server, kinds, blind=not describes)
             self._bound = b"" if describes else name or UNNAMED
             if describes:

@@ -124,6 +124,7 @@ class Requests:
                     self._note_statement(body, hint)
                 if replacement:
                     body = replacement[codes.HEADER :]
+                server.asked = body
             manage = names
             cached = False
             if stop == codes.QUERY:
