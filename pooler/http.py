@@ -12,7 +12,7 @@ from aiohttp import web
 
 from pooler.config import Settings
 from pooler.dashboard import Dashboard
-from pooler.metrics import CONTENT_TYPE, exposition
+from pooler.metrics import CONTENT_TYPE, exposition, pgbouncer
 from pooler.sockets import socket_address
 
 if TYPE_CHECKING:
@@ -69,8 +69,12 @@ class MetricsServer:
     async def _metrics(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": CONTENT_TYPE})
         await response.prepare(request)
-        async for piece in exposition(await self._service.figures()):
+        found = await self._service.figures()
+        async for piece in exposition(found):
             await response.write(piece)
+        if self._service.config.metrics.pgbouncer_names:
+            async for text in pgbouncer.pieces(self._service, found):
+                await response.write(text.encode())
         await response.write_eof()
         return response
 

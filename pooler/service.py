@@ -439,6 +439,12 @@ class Service(Edge):
 
     # -- what people do and see
 
+    def hold(self) -> None:
+        """Have every pool do as `router.holds` says, also those of a process that we replace."""
+        self.router.hold()
+        if self.upgrades.taker is not None:
+            self.upgrades.taker.hold()
+
     async def do(self, command: Command, *arguments: Any, tell: Tell | None = None) -> None:
         """Give a command of `admin.commands`, which may `tell` something meanwhile."""
         await command(self, *arguments, **({"tell": tell} if tell is not None else {}))
@@ -655,7 +661,7 @@ class Service(Edge):
         self.ticked_at = self.now()
         self.upgrades.tick()
         for scope in self.router.holds.over(self.now()):
-            self.router.hold()
+            self.hold()
             logs.event(logging.INFO, "resumed", scope=str(scope), why="its time is over")
         for pool in list(self.router.pools.values()):
             overdue.enforce(pool)
@@ -787,6 +793,8 @@ class Service(Edge):
             for sock in self._kept:
                 sock.close()
             error = left_behind()
+            for session in list(self.console.sessions):
+                session.fail(error)
         else:
             notify("STOPPING=1")
             error = _shutdown()

@@ -17,6 +17,7 @@ from pooler.peers import BURST, TRAILER, Peers, sent_on
 from pooler.wire.parse import CancelRequest
 from tests.adversity.witness import login, until
 from tests.conftest import RunWithConfig
+from tests.core.support import World
 from tests.support import rawclient as raw
 from tests.support.pooler import Pooler, merged
 from tests.support.rawclient import RawClient
@@ -179,8 +180,7 @@ def test_the_trailer_is_no_secret_of_ours() -> None:
 def test_keys_say_where_they_come_from() -> None:
     keys = CancelKeys(lambda size: b"\xff" * size)
     keys.peer, keys.slot = 255, 63
-    client: Any = object()
-    pid, secret = keys.issue(client, 0)
+    pid, secret = keys.issue(World().app().client, 0)
     assert (pid, len(secret)) == (0x7FFF_FFFF, 4)
     assert peer_of(pid) == 255
 

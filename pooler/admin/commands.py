@@ -76,7 +76,7 @@ async def pause(
     before = holds.paused.get(scope)
     until = service.now() + seconds if seconds else FOREVER
     holds.paused[scope] = until
-    service.router.hold()
+    service.hold()
     _log("PAUSE", scope, seconds=seconds or None)
     done = False
     try:
@@ -90,7 +90,7 @@ async def pause(
                 del holds.paused[scope]
             else:
                 holds.paused[scope] = before
-            service.router.hold()
+            service.hold()
             _log("RESUME", scope, why="PAUSE did not come to its end")
     if not done:
         raise CommandError(
@@ -109,7 +109,7 @@ async def resume(service: "Service", database: str = "", user: str = "") -> None
     if scope not in holds.paused:
         raise _not_paused(service, scope)
     del holds.paused[scope]
-    service.router.hold()
+    service.hold()
     _log("RESUME", scope)
 
 
@@ -125,6 +125,7 @@ async def disable(service: "Service", database: str) -> None:
     """Turn new clients of a database away."""
     _scope(service, database, "", "disable", needed=True)
     service.router.holds.disabled.add(database)
+    service.hold()
     _log("DISABLE", Scope(database))
 
 
@@ -132,6 +133,7 @@ async def enable(service: "Service", database: str) -> None:
     """Let clients of a database in again."""
     _scope(service, database, "", "enable", needed=True)
     service.router.holds.disabled.discard(database)
+    service.hold()
     _log("ENABLE", Scope(database))
 
 
@@ -165,7 +167,7 @@ async def kill(service: "Service", database: str = "", user: str = "") -> None:
     holds = service.router.holds
     holds.paused[scope] = FOREVER
     error = PoolerError(codes.ADMIN_SHUTDOWN, "terminating connection due to administrator command")
-    service.router.hold()
+    service.hold()
     for pool in service.router.covered(scope):
         pool.kill(error)
     _log("KILL", scope)

@@ -24,6 +24,7 @@ from pooler.admin.view import (
 )
 from pooler.config.config import FALLBACK
 from pooler.config.model import Database, User
+from pooler.config.units import split_address
 from pooler.core.client import ClientState
 from pooler.core.pool import Pool
 from pooler.core.server import ServerState
@@ -235,6 +236,19 @@ def _lists(service: "Service") -> Iterator[Row]:
     )
 
 
+def _peers(service: "Service") -> Iterator[Row]:
+    """Other poolers behind the same address; those without a number are shown with 0."""
+    peers = service.config.peers
+    numbered = [*peers.members.items(), *((0, address) for address in peers.hosts)]
+    for number, address in numbered:
+        host, port = split_address(address)
+        yield number, host, port or peers.port, 0
+
+
+def _nothing(service: "Service") -> Iterator[Row]:
+    yield from ()
+
+
 VIEWS: Final = (
     View(
         "pools_by_microseconds",
@@ -307,5 +321,21 @@ VIEWS: Final = (
         (*keys("list"), *sums("items")),
         _lists,
         Merge.GROUP,
+    ),
+    View(
+        "peers",
+        "the poolers that cancel requests are sent on to",
+        (*ints("peer_id"), *text("host"), *ints("port", "pool_size")),
+        _peers,
+        Merge.FIRST,
+    ),
+    View(
+        "peer_pools",
+        "nothing: each request that is sent on has a connection of its own",
+        ints(
+            *("peer_id", "cl_active_cancel_req", "cl_waiting_cancel_req"),
+            *("sv_active_cancel", "sv_login"),
+        ),
+        _nothing,
     ),
 )

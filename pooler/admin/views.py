@@ -35,7 +35,7 @@ VIEWS: Final[dict[str, View]] = {
         errors.VIEW,
         statements.VIEW,
         *process.VIEWS,
-        *peers.VIEWS,
+        peers.VIEW,
     )
 }
 

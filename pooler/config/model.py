@@ -550,6 +550,8 @@ class Metrics(Section):
     """HOST:PORT to serve /metrics on; "" turns it off, port 0 lets the system pick one."""
     pool_limit: Positive = 500
     """Pools (database and server user) with metrics of their own; the rest is one, `other`."""
+    pgbouncer_names: bool = False
+    """Show them also by the names of pgbouncer_exporter, for dashboards that are there."""
 
     @property
     def address(self) -> tuple[str, int] | None:

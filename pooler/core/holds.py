@@ -3,7 +3,7 @@
 Pools come and go; a pause stays until it is resumed, or its time is over.
 """
 
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 FOREVER: Final = float("inf")
 
@@ -50,6 +50,23 @@ class Holds:
     def disables(self, database: str) -> bool:
         """Return whether new clients are turned away."""
         return database in self.disabled
+
+    def packed(self, now: float) -> list[list[Any]]:
+        """Return what another process needs to hold the same, as plain values."""
+        paused = [
+            [*scope, None if until == FOREVER else until - now]
+            for scope, until in self.paused.items()
+        ]
+        return [paused, sorted(self.disabled)]
+
+    def take(self, packed: list[list[Any]], now: float) -> None:
+        """Hold what another process has packed, and nothing else."""
+        paused, disabled = packed
+        self.paused = {
+            Scope(database, user): FOREVER if left is None else now + left
+            for database, user, left in paused
+        }
+        self.disabled = set(disabled)
 
     def over(self, now: float) -> list[Scope]:
         """Take away the pauses whose time is over, and return what they were about."""

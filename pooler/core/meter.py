@@ -29,6 +29,8 @@ GROUP_LIMIT: Final = 10_000
 SPANS_LIMIT: Final = 128
 """Queries of one transaction that a trace shows."""
 
+_NONE: Final = Measures()
+
 _CONTROL: Final = re.compile(rb"(?i)\s*(?:begin|start\s+transaction|commit|end)\b[\w\s,]*;?\s*")
 _TRACEPARENT: Final = re.compile(
     rb"traceparent\s*=\s*'(?:%27)?(00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2})"
@@ -80,12 +82,11 @@ class Transaction:
 class _Group:
     """Statements that one ReadyForQuery answers."""
 
-    __slots__ = ("done", "failed_at", "received", "rows", "simple", "sqlstate", "texts")
+    __slots__ = ("failed_at", "received", "rows", "simple", "sqlstate", "texts")
 
     def __init__(self) -> None:
         self.texts: list[bytes] = []
         self.rows: list[int] = []  # of each that is done
-        self.done = 0
         self.simple = False
         self.received = 0
         self.failed_at = -1
@@ -93,7 +94,7 @@ class _Group:
 
 
 class Meter:
-    """Of one server, for the client that has it."""
+    """Of one server, for one client after the other."""
 
     __slots__ = (
         "_client",
@@ -108,21 +109,31 @@ class Meter:
         "sent",
     )
 
-    def __init__(
-        self, pool: "Pool", server: "Server", client: "Client", measures: Measures, counting: bool
-    ) -> None:
+    def __init__(self, pool: "Pool", server: "Server", client: "Client") -> None:
+        # for ever
         self._pool = pool
         self._server = server
+        # of the client that has it
         self._client = client
-        self._measures = measures
+        self._measures = _NONE
         self._groups: deque[_Group] = deque()  # asked and not answered, the oldest first
         self._named: dict[bytes, bytes] = {}  # texts of statements that the server alone knows
         # of the transaction
-        self._wait = pool.edge.now() - client.waiting_since
-        self._counting = counting  # it is one of the sample
+        self._wait = 0.0
+        self._counting = False  # it is one of the sample
         self._transaction: Transaction | None = None  # it is traced
         # of the group under way
         self.sent = 0  # bytes of its replies
+
+    def begin(self, client: "Client", measures: Measures, counting: bool) -> None:
+        """Measure what this client asks; its first transaction counts only if `counting`."""
+        self._client = client
+        self._measures = measures
+        self._counting = counting
+        self._wait = self._pool.edge.now() - client.waiting_since
+        self.sent = 0
+        if self._named:
+            self._named.clear()
 
     # -- what the client asks
 
@@ -137,13 +148,14 @@ class Meter:
             text = self._bound(body)
         else:
             return
-        owed = self._server.ledger.owed
+        ledger = self._server.ledger
+        owed = ledger.owed
+        groups = self._groups
         place = 0
         if owed or before:
             place = _ends(owed, len(owed)) + _ends(kinds, before)
-        elif self._groups and self._server.ledger.settled:
-            self._groups.clear()
-        groups = self._groups
+        elif groups and ledger.settled:
+            groups.clear()
         if self._measures.traces:
             self._trace(text, not (place or groups) and self._server.status == codes.IDLE)
         while len(groups) <= place:
@@ -201,6 +213,8 @@ class Meter:
 
     def cut_off(self) -> None:
         """Note that client or server has gone: what was under way has failed."""
+        if not self._groups and self._transaction is None:
+            return
         now = self._pool.edge.now()
         began = self._server.busy_since or now
         for group in self._groups:

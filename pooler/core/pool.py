@@ -350,7 +350,11 @@ class Pool:
         sample = measures.sample
         counting = sample == 1 or (sample > 1 and self.edge.random() * sample < 1.0)
         if counting or measures.all or client.mode is PoolMode.SESSION:
-            server.meter = Meter(self, server, client, measures, counting)
+            meter = server.spare_meter
+            if meter is None:
+                meter = server.spare_meter = Meter(self, server, client)
+            meter.begin(client, measures, counting)
+            server.meter = meter
 
     def _greet(self, server: Server, client: Client) -> None:
         if len(self._welcomes) >= 1000:  # as many sets of startup settings; they are learnt anew

@@ -20,7 +20,6 @@ from pooler import logs
 from pooler.channel import Channel, ChannelLost
 from pooler.core import moving
 from pooler.core.errors import PoolerError
-from pooler.core.holds import FOREVER
 from pooler.core.peer import MOVING
 from pooler.core.settings import PoolMode
 from pooler.handover import FORMAT, VARIABLE
@@ -131,6 +130,7 @@ class Giver:
                     name_of(name), limit, round_
                 ),
                 "cancel": self._service.cancel_with,
+                "hold": self._hold,
             },
             self._gone,
         )
@@ -143,6 +143,11 @@ class Giver:
                 hint="Stop the one and start the other.",
             )
         self._here.set()
+
+    def _hold(self, holds: list[list[Any]]) -> None:
+        """Pause, or go on, as the successor has been told to."""
+        self._service.router.holds.take(holds, self._service.now())
+        self._service.router.hold()
 
     def _gone(self) -> None:
         self._lost.set()
@@ -159,22 +164,14 @@ class Giver:
             "idents": service.router.idents + IDENT_GAP,
             "slot": service.router.keys.slot,
             "sockets": sockets,
+            "holds": service.router.holds.packed(service.now()),
             "overlay": [[list(path), value] for path, value in service.overlay.items()],
         }
         await self._channel.call("prepare", welcome, files=files, within=None)
         self.suspended = True
         await service.suspend()
         self.shares.adopt()
-        await self._channel.call("serve", self._pools(), self._holds(), within=None)
-
-    def _holds(self) -> dict[str, Any]:
-        """Return what is paused and until when (None: for ever), and what is disabled."""
-        holds = self._service.router.holds
-        paused = [
-            [list(scope), None if until == FOREVER else until]
-            for scope, until in holds.paused.items()
-        ]
-        return {"paused": paused, "disabled": sorted(holds.disabled)}
+        await self._channel.call("serve", self._pools(), within=None)
 
     def _pools(self) -> list[dict[str, Any]]:
         return [
@@ -293,11 +290,16 @@ class Giver:
             self._statements[statement["number"]] = statement
             self._channel.tell("statement", statement)
         packed = self._packer.pack(client, heard)
+        file = transport.get_extra_info("socket").fileno()
+        try:
+            self._channel.tell("client", packed, files=[file])
+        except OSError:  # too many open files, which will be fewer
+            client.unbrake(MOVING)
+            self._later.add(client)
+            return
         client.pool.depart(client)
         transport.set_protocol(_Departed())
         self._transit[client.ident] = transport, packed
-        file = transport.get_extra_info("socket").fileno()
-        self._channel.tell("client", packed, files=[file])
 
     def _took(self, ident: int) -> None:
         """The client is the successor's: let go of our descriptor, which ends no connection."""

@@ -19,7 +19,6 @@ from pooler.core import moving
 from pooler.core.budget import NO_LIMITS, Budget, Limits, PoolName, Report
 from pooler.core.cancel import SLOTS
 from pooler.core.errors import PoolerError
-from pooler.core.holds import FOREVER, Scope
 from pooler.core.limits import Allotment
 from pooler.core.routes import AUTH
 from pooler.handover import FORMAT
@@ -116,12 +115,19 @@ class Taker:
         await self._may_prepare
         router = self._service.router
         router.number_from(self._welcome["idents"])
+        router.holds.take(self._welcome["holds"], self._service.now())
+        router.hold()
         router.keys.slot = (self._welcome["slot"] + 1) % SLOTS
 
     async def may_serve(self) -> None:
         """Tell that all is prepared, and wait for the moment to serve."""
         self._prepared.set_result(None)
         await self._may_serve
+
+    def hold(self) -> None:
+        """Have the old process pause what we pause, for the clients that it still has."""
+        service = self._service
+        self._channel.tell("hold", service.router.holds.packed(service.now()))
 
     def serves(self) -> None:
         """Tell that clients can come."""
@@ -157,12 +163,7 @@ class Taker:
         self._may_prepare.set_result(None)
         await self._prepared
 
-    async def _serve(self, pools: list[dict[str, Any]], holds: dict[str, Any]) -> None:
-        router = self._service.router
-        for scope, until in holds["paused"]:
-            router.holds.paused[Scope(*scope)] = FOREVER if until is None else until
-        router.holds.disabled.update(holds["disabled"])
-        router.hold()
+    async def _serve(self, pools: list[dict[str, Any]]) -> None:
         for pool in pools:  # before anything else is heard of them
             self._take_pool(pool)
         self._serving = True

@@ -23,6 +23,8 @@ from pooler.metrics.snapshot import Snapshot, Turns, Values
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
+_BUILD: Final = Family("pooler_build_info", "gauge", "Version and kind of build", "")
+
 _PIECE: Final = 20
 """Pools in one piece of text: some 100 us for a histogram."""
 
@@ -38,20 +40,20 @@ async def exposition(found: Snapshot) -> AsyncIterator[bytes]:
 
 def pieces(found: Snapshot) -> Iterator[str]:
     """Yield the text of what the snapshot holds in pieces of less than a millisecond."""
-    yield _head("pooler_build_info", "gauge", "Version and kind of build")
+    yield head(_BUILD)
     build = _labels(version=found["version"], build=found["build"])
     yield f"pooler_build_info{{{build}}} 1\n"
     values = dict(found["values"])
     values["reload_succeeded"] = int(not values["reload_failed"])
     for family in SERVICE:
-        yield _head(family.name, family.kind, family.text)
+        yield head(family)
         yield "".join(_samples(family, values[family.key], ""))
     rows: list[Values] = found["pools"]
     labels = [_labels(database=row["database"], user=row["user"]) for row in rows]
     for row in rows:
         row["saturation"] = row["in_use"] / row["pool_size"]
     for family in POOLS:
-        yield _head(family.name, family.kind, family.text)
+        yield head(family)
         for start in range(0, len(rows), _PIECE):
             end = start + _PIECE
             yield (
@@ -70,8 +72,9 @@ def _process() -> CollectorRegistry:
     return registry
 
 
-def _head(name: str, kind: str, text: str) -> str:
-    return f"# HELP {name} {text}\n# TYPE {name} {kind}\n"
+def head(family: Family) -> str:
+    """Return the lines that introduce a metric."""
+    return f"# HELP {family.name} {family.text}\n# TYPE {family.name} {family.kind}\n"
 
 
 def _labels(**labels: str) -> str:

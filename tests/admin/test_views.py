@@ -74,6 +74,8 @@ PGBOUNCER = {
     "dns_hosts": "hostname ttl addrs",
     "dns_zones": "zonename serial count",
     "version": "version",
+    "peers": "peer_id host port pool_size",
+    "peer_pools": ("peer_id cl_active_cancel_req cl_waiting_cancel_req sv_active_cancel sv_login"),
 }
 """Columns of PgBouncer 1.25, from its source."""
 

@@ -49,6 +49,28 @@ def test_compose_fits_together() -> None:
     assert (load["PGHOST"], load["PGPORT"]) == ("pooler", 6432)
 
 
+def test_compose_mounts_what_prometheus_and_grafana_look_for() -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    mounts = {
+        target: ROOT / source
+        for service in services.values()
+        for source, target, _ in (volume.split(":") for volume in service.get("volumes", ()))
+    }
+    prometheus = mounts["/etc/prometheus"]
+    scraped = yaml.safe_load((prometheus / "prometheus.yml").read_text())
+    for rules in scraped["rule_files"]:
+        assert (prometheus / rules).is_file()
+    assert scraped["scrape_configs"][0]["static_configs"][0]["targets"] == ["pooler:9127"]
+    provisioning = mounts["/etc/grafana/provisioning"]
+    (source,) = yaml.safe_load((provisioning / "datasources/prometheus.yml").read_text())[
+        "datasources"
+    ]
+    assert source["url"] == "http://prometheus:9090"
+    (provider,) = yaml.safe_load((provisioning / "dashboards/pooler.yml").read_text())["providers"]
+    dashboards = mounts[provider["options"]["path"]]
+    assert (dashboards / "pooler.json").is_file()
+
+
 def _needs(service: dict[str, Any]) -> Iterator[tuple[str, str]]:
     needed = service.get("depends_on", {})
     for other in needed:

@@ -201,6 +201,23 @@ def test_user_settings_come_along(postgres: Postgres, userlist: Path, run_ini: R
         connection.execute("COMMIT")
 
 
+def test_the_console_is_for_the_same_users(
+    postgres: Postgres, userlist: Path, run_ini: RunIni
+) -> None:
+    """What PgBouncer shows of its configuration, by its names."""
+    ours = run_ini(ini(postgres, userlist, "admin_users = alice\nstats_users = bob, app"))
+    with ours.connect("alice", "pgbouncer") as console:
+        rows = console.execute("SHOW CONFIG").fetchall()
+        assert {row[0]: row[1] for row in rows}["default_pool_size"] == "3"
+        console.execute("RELOAD")
+    with ours.connect("bob", "pgbouncer") as console:
+        console.execute("SHOW POOLS")
+        with pytest.raises(psycopg.Error, match="admin"):
+            console.execute("RELOAD")
+    with pytest.raises(psycopg.OperationalError):
+        ours.connect("trustuser", "pgbouncer")
+
+
 def test_check_and_import(postgres: Postgres, userlist: Path, tmp_path: Path) -> None:
     source, target = tmp_path / "pgbouncer.ini", tmp_path / "pooler.yaml"
     source.write_text(ini(postgres, userlist, "listen_addr = 127.0.0.1"))

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import time
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,10 +16,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pooler.core.counters import BOUNDS, Counters, buckets, class_of
 from pooler.core.pins import REASONS
-from pooler.metrics import Snapshot, Tally, exposition, merge
+from pooler.metrics import Snapshot, Tally, exposition, merge, pgbouncer
 from pooler.metrics.families import POOLS, SERVICE
+from pooler.metrics.reference import markdown
 from pooler.metrics.snapshot import OTHER
 from pooler.metrics.text import escaped, pieces
+from tests.conftest import RunWithConfig
+from tests.live.conftest import Login
+from tests.live.test_command_line import page as fetch
 
 promtool = pytest.mark.skipif(
     shutil.which("promtool") is None, reason="promtool is not installed: apt install prometheus"
@@ -125,6 +130,40 @@ def test_promtool_finds_nothing_to_mend() -> None:
         ["promtool", "check", "metrics"], input=page, capture_output=True, text=True, timeout=30
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_the_documentation_is_fresh() -> None:
+    page = Path(__file__).parents[2] / "docs" / "metrics.md"
+    assert page.read_text() == markdown(), "python -m pooler.metrics.reference > docs/metrics.md"
+
+
+@promtool
+def test_pgbouncers_names(run_with_config: RunWithConfig, login: Login) -> None:
+    pooler = run_with_config(
+        metrics={"pgbouncer_names": True},
+        databases={"shop": {"host": "127.0.0.1", "port": 1, "pool_size": 7}},
+    )
+    client = login(at=pooler)
+    for _ in range(3):
+        client.query("SELECT 1")
+    status, page = fetch(pooler.metrics_port, "/metrics")
+    assert status == 200
+    families = {family.name: family for family in text_string_to_metric_families(page)}
+    for family in pgbouncer.ALL:
+        assert family.name.removesuffix("_total") in families, family.name
+    (size,) = [
+        sample
+        for sample in families["pgbouncer_databases_pool_size"].samples
+        if sample.labels["name"] == "shop"
+    ]
+    assert (size.value, size.labels["port"], size.labels["force_user"]) == (7, "1", "")
+    (queries,) = families["pgbouncer_stats_totals_queries_pooled"].samples
+    assert queries.value >= 3
+    assert queries.labels == {"database": "app"}
+    done = subprocess.run(
+        ["promtool", "check", "metrics"], input=page, capture_output=True, text=True, timeout=30
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\0")))
