@@ -22,11 +22,12 @@ from pooler.admin.view import (
     micros,
     text,
 )
-from pooler.core import policy
+from pooler.core import outline, policy
 from pooler.core.client import Client, ClientState
 from pooler.core.peer import Peer, Transport
 from pooler.core.pool import Pool, is_waiting
 from pooler.core.server import Server, ServerState
+from pooler.core.statements import Statement
 from pooler.wire import codes
 
 if TYPE_CHECKING:
@@ -337,7 +338,16 @@ def _queries(service: "Service") -> Iterator[Row]:
             age(server.transaction_since),
             age(server.idle_since) if not server.busy_since else None,
             *who,
+            query(server),
         )
+
+
+def query(server: Server) -> str | None:
+    """Return the outline of what a server's client has asked last, which shows no value."""
+    asked = server.asked
+    if isinstance(asked, Statement):
+        return outline.shown(b"\0" + asked.body)
+    return outline.shown(asked) if asked else None
 
 
 VIEWS: Final = (
@@ -389,7 +399,7 @@ VIEWS: Final = (
             *text("host", "activity"),
             *floats("query_seconds", "transaction_seconds", "idle_seconds"),
             *bigints("client"),
-            *text("client_user", "address", "application_name"),
+            *text("client_user", "address", "application_name", "query"),
         ),
         _queries,
     ),

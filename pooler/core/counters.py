@@ -79,7 +79,7 @@ class Counters:
         self.server_parses = 0  # those sent to servers: the statement was not there
         self.binds = 0  # of named statements
         self.prepared_hits = 0  # times that a statement was there
-        self.schema_changes = 0  # results of prepared statements found to have changed
+        self.schema_changes = 0  # seen by their command, or by a statement's result
         # session state
         self.pins = dict.fromkeys(REASONS, 0)  # servers that came to be kept, by reason
         self.questions = 0  # about what a session holds

@@ -218,6 +218,7 @@ class Names:
         entry = self.known(name, server, kinds)
         if entry is not None:
             self._client.pool.counters.binds += 1
+            server.asked = entry.statement
             added, instead = self.use(entry, name, server, kinds, blind=not describes)
             self._bound = b"" if describes else name
             if describes:

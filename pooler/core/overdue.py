@@ -78,11 +78,11 @@ def _waiting(pool: Pool, client: Client, now: float) -> None:
 def _wait_error(pool: Pool, what: str, waited: float) -> PoolerError:
     error = pool.supply.last_error
     if pool.paused:
-        return ServerFault(
+        return PoolerError(
             codes.CANNOT_CONNECT_NOW, f"{what}: the database was paused for {waited:.0f} s"
         )
     if error is None:
-        return ServerFault(
+        return PoolerError(
             codes.TOO_MANY_CONNECTIONS,
             f"{what}: no server connection became free in {waited:.0f} s",
             hint=f"All {pool.settings.pool_size} connections of the pool are in use.",

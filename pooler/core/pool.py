@@ -386,6 +386,7 @@ class Pool:
         now = self.edge.now()
         client.idle_since = server.idle_since = self.used_at = now
         server.busy_since = server.transaction_since = 0.0
+        server.asked = b""
 
     # -- release
 
@@ -452,6 +453,7 @@ class Pool:
         if touched & hints.FUNCTIONS:
             self.edge.functions_changed(self.target.dbname)
         if touched & hints.SCHEMA:
+            self.counters.schema_changes += 1
             self.edge.schema_changed(self.target.dbname, server.take_changed())
 
     def offer(self, server: Server) -> None:

@@ -110,6 +110,7 @@ class Requests:
                     self._note_statement(body, hint)
                 if replacement:
                     body = replacement[codes.HEADER :]
+                server.asked = body
             manage = names
             if stop == codes.QUERY:
                 self.names.unnamed = None  # a server drops it, too

@@ -187,6 +187,7 @@ class Server(Peer):
         self.failure: dict[str, str] | None = None  # the last error, while a chore runs
         self.meter: Meter | None = None  # what its client asks is measured
         self.spare_meter: Meter | None = None  # the same while nothing is
+        self.asked: bytes | Statement = b""  # what its client asked last: a Query, Parse, statement
         self.torn = False  # its client left within a message, which nothing must complete
         self.cancels = 0  # cancels on their way: not to be given to anybody else
         self.timed_out: CloseReason | None = None

@@ -55,27 +55,27 @@ async def run(service: "Service", name: str, user: str, arguments: Any) -> str:
 
 
 async def _pause(service: "Service", database: str) -> str:
-    await commands.pause(service, database)
+    await service.do(commands.pause, database)
     return f"{database} is paused: its clients wait, and it has no server connections."
 
 
 async def _resume(service: "Service", database: str) -> str:
-    await commands.resume(service, database)
+    await service.do(commands.resume, database)
     return f"{database} is resumed."
 
 
 async def _reconnect(service: "Service", database: str) -> str:
-    await commands.reconnect(service, database)
+    await service.do(commands.reconnect, database)
     return f"Each server connection of {database} is replaced when it is free."
 
 
 async def _kill_client(service: "Service", client: int) -> str:
-    await commands.kill_client(service, client)
+    await service.do_for(client, commands.kill_client)
     return f"Client {client} is disconnected."
 
 
 async def _unpin(service: "Service", client: int) -> str:
-    what = await commands.unpin(service, client)
+    what = await service.do_for(client, commands.unpin)
     return f"Client {client} has given its server connection back and lost: {what}."
 
 

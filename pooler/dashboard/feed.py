@@ -2,7 +2,7 @@
 
 Rules: a viewer is never waited for. What it has not read yet is bounded, whoever falls behind is
 dropped (and comes back by itself, as browsers do). Making a frame may take one part in twenty of
-the time at most: where it costs more, frames come less often.
+the CPU at most: where it costs more, frames come less often.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from typing import Final, Protocol
 INTERVAL: Final = 1.0
 """Seconds from frame to frame."""
 SHARE: Final = 20
-"""Making a frame is followed by so many times its time without one, at least."""
+"""Making a frame is followed by so many times the CPU time it took without one, at least."""
 BEHIND: Final = 4
 """Frames that a viewer may not have been sent yet."""
 HISTORY: Final = 300
@@ -104,7 +104,7 @@ class Feed:
 
     async def _produce(self) -> None:
         while True:
-            began = time.perf_counter()
+            began = time.thread_time()
             try:
                 data, sample = await self._maker.frame()
             except Exception as error:
@@ -114,7 +114,7 @@ class Feed:
             self.frames += 1
             self._history.append(sample)
             self._send(event("frame", data))
-            cost = time.perf_counter() - began
+            cost = time.thread_time() - began
             await asyncio.sleep(max(INTERVAL - cost, SHARE * cost))
 
     def _send(self, data: bytes) -> None:

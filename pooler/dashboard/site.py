@@ -18,6 +18,7 @@ from aiohttp import web
 
 import pooler
 from pooler.admin import views
+from pooler.config.model import Queries
 from pooler.core.errors import PoolerError
 from pooler.dashboard import actions, guard
 from pooler.dashboard.access import Access, TooBusy
@@ -148,6 +149,7 @@ class Dashboard:
                 "can_log_in": bool(self._service.config.admin.users),
                 "views": {name: view.help for name, view in views.VIEWS.items()},
                 "commands": {name: action.help for name, action in ACTIONS.items()},
+                "sample": _sample(self._service.config.queries),
                 "point": POINT,
                 "window": WINDOW,
             }
@@ -207,6 +209,12 @@ class Dashboard:
         except PoolerError as error:
             return _json({"error": error.text, "detail": error.detail, "hint": error.hint}, 409)
         return _json({"result": result})
+
+
+def _sample(queries: Queries) -> int:
+    """Return of how many transactions one has its statements recorded; 0 of none."""
+    every = {"off": 0, "sampled": queries.statistics_sample, "on": 1}
+    return every[queries.statistics]
 
 
 def _own_host(request: web.Request) -> str:

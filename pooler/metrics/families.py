@@ -272,7 +272,7 @@ POOLS: Final = (
     Family(
         "pooler_schema_changes_total",
         "counter",
-        "Prepared statements whose result was found to have changed",
+        "Schema changes seen: by their command, or by what a prepared statement gives",
         "schema_changes",
     ),
 )

@@ -24,7 +24,7 @@ from pooler.top.look import NOTHING, Look, Looker, Row
 from pooler.top.sheets import SHEETS, Column, Sheet
 from pooler.top.write import UNKNOWN, number, seconds, spark
 
-SHARE: Final = 20
+SHARE: Final = 5
 """The next look is so many times later as this one took, at least: to look is not to load."""
 RETRY: Final = 2.0
 """Seconds until a pooler that has gone is looked for again."""

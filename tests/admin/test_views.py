@@ -159,7 +159,10 @@ def test_rows_of_a_service(default_config: Config, tmp_path: Path, postgres: Pos
         assert "pool_size" in str(waiter["waits_for"])
         (pin,) = found["pins"]
         assert (pin["reasons"], pin["statement"]) == ("locks", "SELECT pg_advisory_lock(?)")
-        assert {q["activity"] for q in found["queries"]} == {"idle in transaction", "pinned"}
+        assert {q["activity"]: q["query"] for q in found["queries"]} == {
+            "idle in transaction": "BEGIN",
+            "pinned": None,
+        }
         (database,) = found["databases"]
         assert (database["name"], database["pool_size"]) == ("app", 2)
         assert database["current_connections"] == 2

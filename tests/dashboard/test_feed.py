@@ -161,7 +161,7 @@ def test_a_maker_that_fails_is_reported_and_the_viewers_sent_away(run: Any) -> N
 def test_an_expensive_frame_makes_frames_rare(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feed, "INTERVAL", 0.0)
     naps: list[float] = []
-    times = iter(range(0, 100, 3))  # each look at the clock is 3 s later
+    times = iter(range(0, 100, 3))  # each look at the clock, 3 s more have been used
 
     async def nap(seconds: float) -> None:
         naps.append(seconds)
@@ -175,7 +175,7 @@ def test_an_expensive_frame_makes_frames_rare(monkeypatch: pytest.MonkeyPatch) -
             await viewer.get()
         watched.close()
 
-    monkeypatch.setattr("pooler.dashboard.feed.time.perf_counter", lambda: next(times))
+    monkeypatch.setattr("pooler.dashboard.feed.time.thread_time", lambda: next(times))
     asyncio.run(asyncio.wait_for(test(), 10))
     assert naps == [60]
 

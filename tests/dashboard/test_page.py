@@ -94,7 +94,7 @@ def test_what_it_shows_is_what_the_views_say(
         until(lambda: column(page, "waiters", "Client"), ["waiter0", "waiter1", "waiter2"])
         assert page.execute_script("return window.marker !== undefined")
         charts = [title.text for title in page.find_elements(By.CSS_SELECTOR, ".chart h3")]
-        assert charts[:3] == ["Server connections", "Clients", "Wait for a server"]
+        assert charts[:3] == ["Server connections", "Waiting clients", "Wait for a server"]
         legend = page.find_element(By.CSS_SELECTOR, ".chart .legend").text.split("\n")
         assert legend == ["in use 2", "idle 0", "size 2"]
     until(lambda: column(page, "pools", "Waiting"), ["0"])

@@ -36,14 +36,12 @@ function Charts({ series, all }) {
       ],
     }),
     h(Chart, {
-      title: "Clients",
+      title: "Waiting clients",
+      note: `${count(last(series.clients))} connected`,
       time,
       format: count,
       top: 4,
-      lines: [
-        line("waiting", "waiting", "warn", { fill: true }),
-        line("connected", "clients", "p50"),
-      ],
+      lines: [line("waiting", "waiting", "warn", { fill: true })],
     }),
     h(Chart, { title: "Wait for a server", note: window, time, format: seconds, top: 0.001, lines: percentiles("wait") }),
     h(Chart, { title: "Query time", note: window, time, format: seconds, top: 0.001, lines: percentiles("query") }),
@@ -62,7 +60,7 @@ function Charts({ series, all }) {
           time,
           format: format.short,
           top: 1,
-          lines: [line("errors of servers", "errors", "bad", { fill: true })],
+          lines: [line("errors", "errors", "bad", { fill: true })],
         })
       : h(Chart, {
           title: "Traffic",
@@ -122,7 +120,7 @@ function Tiles({ series, pools }) {
     h(Tile, {
       label: "Errors",
       value: rate(errors),
-      note: "of servers, to clients",
+      note: "told to clients",
       tone: errors ? "bad" : "",
       spark: series.errors,
       sparkTone: "bad",
@@ -199,8 +197,9 @@ function HoldersTable({ rows, one, most, limit }) {
     most,
     limit,
     columns: [
-      column("Server", (row) => row.server, {
-        cell: (row) => h("span", { title: row.host }, [`s${row.server} `, h("small", null, `pid ${row.pid}`)]),
+      column("Held by", (row) => row.application_name || row.address, {
+        cell: (row) =>
+          h(ClientName, { id: row.client, address: row.address, application: row.application_name, user: row.client_user }),
       }),
       ...(one ? [] : [column("Pool", (row) => row.database, { cell: (row) => h(PoolName, { database: row.database, user: row.server_user }), wide: true })]),
       column("Does", (row) => row.activity, { cell: (row) => h(Badge, { text: row.activity }) }),
@@ -211,9 +210,9 @@ function HoldersTable({ rows, one, most, limit }) {
         kind: "num",
       },
       age("Transaction", "transaction_seconds", { wide: true }),
-      column("Held by", (row) => row.application_name || row.address, {
-        cell: (row) =>
-          h(ClientName, { id: row.client, address: row.address, application: row.application_name, user: row.client_user }),
+      column("Server", (row) => row.server, {
+        cell: (row) => h("span", { title: row.host }, [`s${row.server} `, h("small", null, `pid ${row.pid}`)]),
+        wide: true,
       }),
       { title: "", cell: (row) => row.client !== null && h(Kill, { id: row.client }), wide: true },
     ],
@@ -229,7 +228,7 @@ function WaitersTable({ rows, one, brief, most, limit }) {
     most,
     limit,
     columns: [
-      column("Place", (row) => row.place, { kind: "num" }),
+      column("Place", (row) => row.place, { kind: "place" }),
       column("Client", (row) => row.application_name || row.address, {
         cell: (row) =>
           h(ClientName, { id: row.client, address: row.address, application: row.application_name, user: row.user }),
@@ -276,7 +275,7 @@ function ErrorsTable({ rows, one, most, limit }) {
     limit,
     columns: [
       column("Last", (row) => row.last, { cell: (row) => h("time", { title: row.last }, when(row.last)) }),
-      column("Event", (row) => row.event, { kind: "text" }),
+      column("Event", (row) => row.event, { kind: "text", wide: true }),
       ...(one ? [] : [column("Pool", (row) => [row.database, row.user].filter(Boolean).join(" / "), { wide: true })]),
       column("SQLSTATE", (row) => row.sqlstate, { cell: (row) => row.sqlstate && h("code", null, row.sqlstate), wide: true }),
       column("Message", (row) => row.message, { kind: "text" }),
@@ -297,6 +296,12 @@ function Kill({ id }) {
     question: `Disconnect client ${id}? Its query is cancelled and its transaction rolled back.`,
     danger: true,
   });
+}
+
+function statementsNote() {
+  const { sample } = store.about;
+  if (sample === 0) return "not recorded: queries.statistics is off";
+  return sample === 1 ? "of all transactions" : `of one in ${count(sample)} transactions`;
 }
 
 // The orders of statements, by the column that each is of.
@@ -370,7 +375,7 @@ export function Overview() {
         h(Card, { title: "Pins", note: "servers kept by their client", extra: more("pins") }, h(PinsTable, { rows: rowsOf("pins"), limit: 4, brief: true })),
       ]),
     ]),
-    h(Card, { title: "Statements", extra: more("statements") }, h(Statements, { rows: rowsOf("statements"), limit: 8 })),
+    h(Card, { title: "Statements", note: statementsNote(), extra: more("statements") }, h(Statements, { rows: rowsOf("statements"), limit: 8 })),
     h("div", { class: "columns uneven" }, [
       h(Card, { title: "Recent errors", extra: more("errors") }, h(ErrorsTable, { rows: rowsOf("errors"), limit: 6 })),
       h(Card, { title: "Last reload", extra: more("reload") }, h(Reload)),
@@ -397,7 +402,7 @@ export function PinsPage() {
 }
 
 export function StatementsPage() {
-  return h(Card, { title: "Statements", note: "values are replaced, parameters never recorded" }, h(AllStatements, { query: "", limit: 300 }));
+  return h(Card, { title: "Statements", note: statementsNote() }, h(AllStatements, { query: "", limit: 300 }));
 }
 
 export function ErrorsPage() {
@@ -416,12 +421,15 @@ function Reload() {
     rowKey: (row) => row.setting,
     empty: "No reload has changed anything since the start.",
     columns: [
-      column("Setting", (row) => row.setting, { kind: "text", cell: (row) => h("code", null, row.setting) }),
+      column("Setting", (row) => row.setting, { kind: "text", cell: (row) => h("code", null, breakable(row.setting)) }),
       column("Before", (row) => row.before, { kind: "text", cell: (row) => row.before ?? h("span", { class: "muted" }, "not there") }),
       column("Now", (row) => row.now, { kind: "text", cell: (row) => h("b", null, row.now ?? "removed") }),
     ],
   });
 }
+
+// A name with dots, which may be continued on the next line behind each.
+const breakable = (name) => name.split(".").flatMap((part, i) => (i ? [".", h("wbr"), part] : [part]));
 
 export function ClientsPage() {
   const url = `/api/clients?limit=200&search=${encodeURIComponent(store.search)}`;
@@ -498,7 +506,7 @@ export function PoolPage({ database, user }) {
       h(Card, { title: "Who waits" }, h(WaitersTable, { rows: rowsOf("waiters").filter((row) => row.database === database), one: true })),
     ]),
     h(Card, { title: "Pins" }, h(PinsTable, { rows: rowsOf("pins").filter((row) => row.database === database), one: true })),
-    h(Card, { title: "Statements" }, h(AllStatements, { query: `&database=${encodeURIComponent(database)}&user=${encodeURIComponent(user)}`, one: true, limit: 30 })),
+    h(Card, { title: "Statements", note: statementsNote() }, h(AllStatements, { query: `&database=${encodeURIComponent(database)}&user=${encodeURIComponent(user)}`, one: true, limit: 30 })),
     h(Card, { title: "Recent errors" }, h(ErrorsTable, { rows: rowsOf("errors").filter((row) => row.database === database), one: true })),
     h(Card, { title: "Clients", note: `of database ${database}` }, h(Clients, { url, one: false })),
   ];
