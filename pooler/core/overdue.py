@@ -35,6 +35,7 @@ def enforce(pool: Pool) -> None:
     pool.keeper.tick(now)
     pool.broadcast.tick(now)
     pool.catalog.tick(now)
+    pool.lane.tick(now)
     pool.retire_idle()
     pool.supply.refuse_waiters()
     if pool.supply.wanted() > 0:
@@ -78,11 +79,11 @@ def _waiting(pool: Pool, client: Client, now: float) -> None:
 def _wait_error(pool: Pool, what: str, waited: float) -> PoolerError:
     error = pool.supply.last_error
     if pool.paused:
-        return ServerFault(
+        return PoolerError(
             codes.CANNOT_CONNECT_NOW, f"{what}: the database was paused for {waited:.0f} s"
         )
     if error is None:
-        return ServerFault(
+        return PoolerError(
             codes.TOO_MANY_CONNECTIONS,
             f"{what}: no server connection became free in {waited:.0f} s",
             hint=f"All {pool.settings.pool_size} connections of the pool are in use.",
