@@ -17,6 +17,7 @@ from pooler.config.hba import Rules
 from pooler.config.ident import Maps
 from pooler.config.model import Database, SessionState, Settings, User
 from pooler.config.units import is_verifier
+from pooler.core import settings as core
 from pooler.core.policy import Policies
 from pooler.core.settings import Measures, PoolSettings, Route, SessionSettings, Target, TargetTls
 from pooler.wire.passwords import Kind, kind_of
@@ -175,6 +176,7 @@ class Config(Settings):
                 db.max_prepared_statements, defaults.max_prepared_statements
             ),
             max_prepared_bytes=_first(db.max_prepared_bytes, defaults.max_prepared_bytes),
+            cache_unnamed=_first(db.statement_cache, defaults.statement_cache) == "unnamed",
             server_round_robin=_first(db.server_round_robin, defaults.server_round_robin),
             server_idle_timeout=_first(db.server_idle_timeout, timeouts.server_idle_timeout),
             server_lifetime=_first(db.server_lifetime, timeouts.server_lifetime),
@@ -194,6 +196,7 @@ class Config(Settings):
                 user.max_server_connections, limits.max_user_server_connections
             ),
             session_state=self._state(db),
+            migrations=self._migrations(db),
             measures=self._measures(),
         )
 
@@ -215,6 +218,14 @@ class Config(Settings):
                 name: _first(getattr(own, name), getattr(above, name))
                 for name in SessionState.model_fields
             }
+        )
+
+    def _migrations(self, db: Database) -> core.Migrations:
+        own, above = db.migrations, self.migrations
+        return core.Migrations(
+            enabled=_first(own.enabled, above.enabled),
+            lock_timeout=_first(own.lock_timeout, above.lock_timeout),
+            max_concurrent=_first(own.max_concurrent, above.max_concurrent),
         )
 
     def _session(self, db: Database, user: User) -> SessionSettings:

@@ -369,6 +369,8 @@ class Defaults(Section):
     """Named statements kept on each server connection; 0 passes clients' names on as they are."""
     max_prepared_bytes: Count = 4_194_304
     """Bytes of their texts, on each server connection."""
+    statement_cache: Literal["named", "unnamed"] = "named"
+    """What is prepared on servers: named statements, or unnamed ones that come again too."""
 
 
 _PINNED = [policy.value for policy in Policy if policy is not Policy.TRACK]
@@ -413,6 +415,18 @@ class SessionState(Section):
     """With sampled: one of so many transactions without a hint is looked at."""
     catalog_interval: Duration = 600.0
     """Time after which functions that hide session state are looked for again; 0 for never."""
+
+
+class Migrations(Section):
+    """How changes of the schema (DDL) are run that come through the pooler; see
+    docs/migrations.md."""
+
+    enabled: bool = True
+    """Whether anything is done about them; off leaves them alone, and tells of none."""
+    lock_timeout: Duration = 5.0
+    """Time that they may wait for a lock, where nobody has set lock_timeout; 0 for no limit."""
+    max_concurrent: Count = 0
+    """Transactions with one at once, in each pool; others wait. 0 for no limit."""
 
 
 def inherited(section: type[Section], name: str) -> Any:
@@ -475,6 +489,14 @@ class DatabaseState(Section):
     catalog_interval: Duration | None = inherited(SessionState, "catalog_interval")
 
 
+class DatabaseMigrations(Section):
+    """How changes of this database's schema are run."""
+
+    enabled: bool | None = inherited(Migrations, "enabled")
+    lock_timeout: Duration | None = inherited(Migrations, "lock_timeout")
+    max_concurrent: Count | None = inherited(Migrations, "max_concurrent")
+
+
 class Database(Shared):
     """A database that clients can ask for."""
 
@@ -498,6 +520,7 @@ class Database(Shared):
     """Whether /readyz says ready also while it cannot be reached."""
     server_tls: DatabaseTls = DatabaseTls()
     session_state: DatabaseState = DatabaseState()
+    migrations: DatabaseMigrations = DatabaseMigrations()
     max_protocol_version: Annotated[
         Literal["3.0", "3.2"], WithJsonSchema({"enum": ["3.0", "3.2", 3.0, 3.2]})
     ] = "3.0"
@@ -516,6 +539,7 @@ class Database(Shared):
     server_reset_query: str | None = inherited(Defaults, "server_reset_query")
     max_prepared_statements: Count | None = inherited(Defaults, "max_prepared_statements")
     max_prepared_bytes: Count | None = inherited(Defaults, "max_prepared_bytes")
+    statement_cache: Literal["named", "unnamed"] | None = inherited(Defaults, "statement_cache")
     server_connect_timeout: Duration | None = inherited(Timeouts, "server_connect_timeout")
     server_login_retry: Duration | None = inherited(Timeouts, "server_login_retry")
     server_idle_timeout: Duration | None = inherited(Timeouts, "server_idle_timeout")
@@ -684,6 +708,7 @@ class Settings(Section):
     timeouts: Timeouts = Timeouts()
     defaults: Defaults = Defaults()
     session_state: SessionState = SessionState()
+    migrations: Migrations = Migrations()
     databases: dict[str, Database] = Field(default={})
     """Databases by the name clients use; `*` is for every other name."""
     users: dict[str, User] = Field(default={})

@@ -19,16 +19,19 @@ TIMES: Final = 2
 """The second time the statement is new for certain; the first, another client may have made it."""
 
 _BEFORE: Final = bytes([codes.PARSE, codes.DESCRIBE, codes.CLOSE, codes.FLUSH])
-_FROM_DESCRIBE: Final = (b"DS", b"DBES", b"DBDES")
+_FROM_DESCRIBE: Final = (b"D", b"DS", b"DBES", b"DBDES")
 _FROM_BIND: Final = b"BDES"
+_FLUSH: Final = bytes([codes.FLUSH])
+_PARSED: Final = b"BES"
+"""Only right behind the Parse: its client has not been told anything of it."""
 
 
 def repeatable(burst: bytes, owed: bytes) -> bytes:
     """Return the end of a burst that can be sent again: what is `owed` to it, kinds in order.
 
     That is a Describe of a statement, with or without one Bind and Execute behind it; or a Bind, a
-    Describe of its portal, an Execute; and the Sync. b"" if it is something else, or if something
-    before it may have done something.
+    Describe of its portal, an Execute; and the Sync, without which a Describe can be (asyncpg). b""
+    if it is something else, or if something before it may have done something.
     """
     starts: list[int] = []
     kinds = bytearray()
@@ -41,9 +44,14 @@ def repeatable(burst: bytes, owed: bytes) -> bytes:
         kinds.append(kind)
         at += size
     starts.append(at)
+    kinds = kinds.rstrip(_FLUSH)
     first = len(kinds) - len(owed)
     if first < 0 or kinds[first:] != owed or kinds[:first].strip(_BEFORE):
         return b""
+    if owed == _PARSED:
+        told = not first or kinds[first - 1] != codes.PARSE
+        formats = _formats(burst[starts[first] : starts[first + 1]])
+        return b"" if told or formats > 1 else burst[starts[first] :]
     described = ord("P") if owed == _FROM_BIND else ord("S")
     if owed != _FROM_BIND and owed not in _FROM_DESCRIBE:
         return b""

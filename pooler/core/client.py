@@ -99,7 +99,7 @@ class Client(Peer):
         # the session
         self.limits = limits  # may change by a reload
         self.mode = limits.pool_mode  # of the link it has; a reload's comes with the next
-        self.startup = pool.shelf.shared(wants)  # what its RESET goes back to
+        self.startup: session.Settings = pool.shelf.shared(wants)  # what its RESET goes back to
         self.wants = self.startup
         self.told: session.Settings = session.NONE  # the parameters reported to it
         self.custom = frozenset(name for name in wants if "." in name)  # settings it may have set
@@ -248,6 +248,8 @@ class Client(Peer):
         fresh = server.ledger.settled
         if fresh:
             self.names.recent.clear()
+        else:
+            cutter.marks = FROM_CLIENT_CLOSELY
         effects = len(server.effects)
         try:
             at = self.requests.read(data, server)
@@ -286,7 +288,7 @@ class Client(Peer):
             server.send(_FLUSH, bytearray())
         if self.terminated:
             self.close(CloseReason.TERMINATED)
-        elif server.ledger.settled:
+        elif server.ledger.settled and not self.holds:
             self.pool.settled(server)
 
     def _consider(self) -> None:
@@ -348,6 +350,8 @@ class Client(Peer):
         self._repeats += 1
         if self._repeats <= again.TIMES:
             self.again = again.repeatable(burst, owed)
+        if self.again and server.ledger.skipping:  # its reply is taken out, as any before that
+            server.send(build.SYNC, bytearray([codes.SYNC]))
         return bool(self.again)
 
     def repeat(self) -> None:
@@ -367,7 +371,20 @@ class Client(Peer):
         if self._held:
             data, self._held = self._held, b""
             self.unbrake(HELD_FULL)
+            server = self.server
+            run = server.run if server is not None else None
+            if server is not None and run is not None and run.asked and server.ledger.skipping:
+                run.asked = False
+                if data[0] == codes.QUERY:
+                    self._drop_query(server, data)
+                    return
             self._forward(data)
+
+    def _drop_query(self, server: "Server", data: bytes) -> None:
+        """Take an error of what was put in front of the Query held for its answer."""
+        self._held = data[peek(data, 0)[1] :]
+        server.send(build.SYNC, bytearray([codes.SYNC]))
+        self.holds = bool(self._held)
 
     def rest(self) -> None:
         """Be idle: the pool has taken the server away."""

@@ -80,6 +80,11 @@ class Counters:
         self.binds = 0  # of named statements
         self.prepared_hits = 0  # times that a statement was there
         self.schema_changes = 0  # seen by their command, or by a statement's result
+        # changes of the schema: see `lane`
+        self.migrations = 0  # statements
+        self.migration_time = 0.0  # they took
+        self.lock_time = 0.0  # of it waiting for locks, as far as was seen
+        self.lock_timeouts = 0  # statements ended by our `lock_timeout`
         # session state
         self.pins = dict.fromkeys(REASONS, 0)  # servers that came to be kept, by reason
         self.questions = 0  # about what a session holds

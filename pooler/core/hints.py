@@ -94,6 +94,7 @@ class Hint:
 NOTHING: Final = Hint(0, frozenset())
 TOO_LONG: Final = Hint(ANYTHING, frozenset())
 LOCAL: Final = Hint(0, frozenset(), local=True)
+LOCAL_LIMIT: Final = Hint(LOCK_TIMEOUT, frozenset(), local=True)
 
 # What no command tag tells. Words that are common as parts of other names (role, load, hold) are
 # left to the tags: SET, LOAD, DECLARE.
@@ -271,7 +272,7 @@ class Hints:
 
     def _read(self, body: bytes) -> Hint:
         if _LOCAL.fullmatch(body):
-            return LOCAL
+            return LOCAL_LIMIT if b"lock_timeout" in body.lower() else LOCAL
         text = _LOCAL_CONFIG.sub(b"", body)
         flags = 0
         for found in _PATTERN.finditer(text):

@@ -50,7 +50,10 @@ OUR_DESCRIBE: Final = 6
 """A Describe of a statement that the client did not send: its replies are taken out."""
 SEEN_DESCRIBE: Final = 7
 """One of the client's, of which the replies are looked at."""
-SPECIAL: Final = 7  # the last of them
+OUR_BIND: Final = 8
+"""A Bind that the client did not send, and an Execute: their replies are taken out."""
+OUR_EXECUTE: Final = 9
+SPECIAL: Final = 9  # the last of them
 
 
 def _answers() -> list[int]:
@@ -62,7 +65,7 @@ def _answers() -> list[int]:
 
 
 _ANSWERS = _answers()
-_SPECIAL_ANSWERS = (b"", b"1", b"", b"", b"1", b"3", b"nT", b"nT")
+_SPECIAL_ANSWERS = (b"", b"1", b"", b"", b"1", b"3", b"nT", b"nT", b"2", b"C")
 """The kinds of reply that each special kind is answered by, if any."""
 _EXTENDED = bytes([PARSE, BIND, DESCRIBE, EXECUTE, CLOSE, *range(1, SPECIAL + 1)])
 _ENDS_COPY = bytes([COPY_DONE, COPY_FAIL])

@@ -31,6 +31,7 @@ from pooler.core.statements import (
     PREFIX,
     SPARE,
     UNKNOWN,
+    UNNAMED,
     Effect,
     Name,
     Registry,
@@ -70,6 +71,9 @@ _NOBODYS_ERROR: Final = build.error(
 
 _NO_SPARE: Final = build.message(codes.CLOSE, b"S" + SPARE + b"\0")
 
+_KEPT: Final = re.compile(rb"(?i)\s*(?:select|insert|update|delete|with|values|merge|table)\b")
+"""What an unnamed statement begins with that is worth keeping, and may be prepared by name."""
+
 _OURS: Final = re.compile(PREFIX + rb"(?:(%b)|\d+|spare)" % PREFIX)
 
 
@@ -91,6 +95,7 @@ class Names:
         self.deallocated = b""  # the name last deallocated in SQL
         self.unnamed: bytes | None = None  # the body of its last unnamed Parse
         self.unnamed_here = False  # the server that it has knows that one
+        self.keeps_unnamed = False  # it is, or will be, among the names
         # of messages under way
         self._planned: dict[bytes, Effect] = {}  # of each name the last
         self._planned_bytes = 0
@@ -184,21 +189,59 @@ class Names:
         statement = self._registry.find(text, self._client.wants)
         if executed is not None:
             statement.needs = self.sql.executes(body[end + 1 :])
+        return added + self._parse(name, statement, server, kinds)
+
+    def caches(self, body: bytes) -> bool:
+        """Return whether an unnamed Parse is served from the same statements.
+
+        One whose text is new is not: many are never seen again.
+        """
+        text = body[1:]
+        return (
+            len(body) <= UNNAMED_LIMIT
+            and _KEPT.match(text) is not None
+            and self._registry.repeated(text, self._client.wants)
+        )
+
+    def parse_unnamed(self, body: bytes, server: "Server", kinds: bytearray) -> bytes:
+        """Take such a Parse."""
+        statement = self._registry.find(body[1:], self._client.wants)
+        instead = self._parse(UNNAMED, statement, server, kinds)
+        self.keeps_unnamed = True
+        return instead
+
+    def forget_unnamed(self, server: "Server") -> None:
+        """The unnamed statement is another one from here on, or none."""
+        self.keeps_unnamed = False
+        for effect in server.effects:
+            if effect.name == UNNAMED:
+                if effect.means is not None:
+                    self._registry.drop(effect.means.statement)
+                effect.name = b""
+                effect.means = None
+        self._unplan(UNNAMED)
+        self._forget(UNNAMED)
+
+    def _parse(
+        self, name: bytes, statement: Statement, server: "Server", kinds: bytearray
+    ) -> bytes:
+        """Have a name stand for a statement, and the server answer for it."""
+        text = statement.body
         prepared = server.prepared
         if prepared.awaited(statement, server.group_of(kinds)):
             raise Wait
         effect = self.plan(Effect(None, name, Name(statement), server.group_of(kinds)))
         if statement not in prepared or not prepared.certain(statement):
             effect.concerns = statement
-            return added + self._prepare(statement, effect, server, kinds)
+            return self._prepare(statement, effect, server, kinds)
         prepared.use(statement)
         self._client.pool.counters.prepared_hits += 1
         if server.status == codes.FAILED_TRANSACTION or server.unknown(kinds):
             # Perhaps in a failed transaction: the server is to say so.
             self.note(Effect(), OUR_CLOSE, server, kinds)
-            return added + _NO_SPARE + self._try(text, effect, kinds, server)
+            return _NO_SPARE + self._try(text, effect, kinds, server)
         self.note(effect, LEFT_OUT_PARSE, server, kinds)
-        return added
+        return b""
 
     def bind(
         self, message: bytes, size: int, describes: bool, server: "Server", kinds: bytearray
@@ -212,17 +255,17 @@ class Names:
         end = message.find(b"\0", portal)
         if portal <= 0 or end < 0:
             return None
-        if end == portal:
-            return self._bind_unnamed(message, size, end, server, kinds)
         name = message[portal:end]
-        entry = self.known(name, server, kinds)
+        entry = self.known(name or UNNAMED, server, kinds)
+        if not name and entry is None:
+            return self._bind_unnamed(message, size, end, server, kinds)
         if entry is not None:
             self._client.pool.counters.binds += 1
             server.asked = entry.statement
             added, instead = self.use(entry, name, server, kinds, blind=not describes)
-            self._bound = b"" if describes else name
+            self._bound = b"" if describes else name or UNNAMED
             if describes:
-                added += self._tell(entry, name, server, kinds)
+                added += self._tell(entry, name or UNNAMED, server, kinds)
         else:  # perhaps prepared in SQL; else an error that the server makes
             other = foreign(name)
             if other is None:
@@ -237,6 +280,7 @@ class Names:
     ) -> Edit | None:
         """Have the unnamed statement be the client's own: the server may have another's."""
         if self.unnamed_here:
+            self._wait_for_unnamed(server, kinds)
             return None
         if self.unnamed is not None:
             return 0, end, self._provide_unnamed(server, kinds) + message[:end]
@@ -249,6 +293,19 @@ class Names:
         self.note(Effect(), OUR_PARSE, server, kinds)
         return build.message(codes.PARSE, self.unnamed)
 
+    def _wait_for_unnamed(self, server: "Server", kinds: bytearray) -> None:
+        """Wait while nobody knows whether an earlier group parses it: an error may skip that."""
+        if server.unknown(kinds):
+            sent = server.ledger.owed + kinds
+            parsed = sent.rfind(codes.PARSE)
+            if parsed >= 0 and sent.find(codes.SYNC, parsed) >= 0:
+                raise Wait
+
+    def unnamed_skipped(self) -> None:
+        """An error came instead of it: there is none, as far as anybody can tell."""
+        self.unnamed = None
+        self.unnamed_here = False
+
     def parsed_unnamed(self, body: bytes) -> None:
         """Remember the client's unnamed statement: it may be bound on another server."""
         self.unnamed_here = True
@@ -257,21 +314,22 @@ class Names:
     def describe(self, body: bytes, server: "Server", kinds: bytearray) -> bytes | None:
         """Take a Describe."""
         name = body[1:-1]
-        if body == b"S\0" and not self.unnamed_here:
+        entry = self.known(name or UNNAMED, server, kinds) if body[:1] == b"S" else None
+        if body == b"S\0" and entry is None:
+            if self.unnamed_here:
+                self._wait_for_unnamed(server, kinds)
+                return None
             added = b"" if self.unnamed is None else self._provide_unnamed(server, kinds)
             kinds.append(codes.DESCRIBE)
             name = b"" if added else NOBODYS
             return added + build.message(codes.DESCRIBE, b"S" + name + b"\0")
         if body[:1] != b"S":
             return self._describe_portal(body, server, kinds) if self._bound else None
-        if not name:
-            return None
-        entry = self.known(name, server, kinds)
         if entry is not None:
             added, instead = self.use(entry, name, server, kinds, blind=False)
             shape = server.prepared.shape(entry.statement)
             if not shape:
-                effect = Effect(None, name, describes=entry.statement)
+                effect = Effect(None, name or UNNAMED, describes=entry.statement)
                 self.note(effect, SEEN_DESCRIBE, server, kinds)
                 return added + entry.statement.describe()
             entry.told = shape
@@ -447,7 +505,7 @@ class Names:
         ours = {statement.name: name for statement, name in self.recent.items()}
         ours[PREFIX] = PREFIX
         ours[SPARE] = self.deallocated
-        if failed is not None and failed.name:
+        if failed is not None and failed.name and failed.name != UNNAMED:
             ours[SPARE] = failed.name
             if failed.concerns is not None:
                 ours[failed.concerns.name] = failed.name

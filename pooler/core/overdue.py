@@ -35,6 +35,7 @@ def enforce(pool: Pool) -> None:
     pool.keeper.tick(now)
     pool.broadcast.tick(now)
     pool.catalog.tick(now)
+    pool.lane.tick(now)
     pool.retire_idle()
     pool.supply.refuse_waiters()
     if pool.supply.wanted() > 0:

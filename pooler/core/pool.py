@@ -31,6 +31,7 @@ from pooler.core.errors import (
 )
 from pooler.core.hints import Hints
 from pooler.core.keeper import Keeper, at_rest
+from pooler.core.lane import Lane
 from pooler.core.meter import Meter
 from pooler.core.peer import NAMES_FULL, PEER_FULL
 from pooler.core.pins import Pin
@@ -98,6 +99,7 @@ class Pool:
         self.keeper = Keeper(self)
         self.broadcast = Broadcast(self)
         self.catalog = Catalog(self)
+        self.lane = Lane(self)
         self.rules = Rules(settings.session_state)
         self.hints = Hints(self.rules, {})
         self.registry = Registry(shelf)
@@ -379,6 +381,8 @@ class Pool:
         server.client = None
         client.server = None
         server.torn = client.within_message
+        if server.run is not None:
+            self.lane.over(server)
         client.unbrake(PEER_FULL | NAMES_FULL)
         client.again = b""
         client.holds = False
@@ -429,6 +433,8 @@ class Pool:
         client.notes.flush()
         if server.touched & hints.AT_END:
             self._defined(server)
+        if server.run is not None:
+            self.lane.over(server)
         shared = mode is not PoolMode.SESSION and not self.single_use
         if shared and self.rules.sample:
             leaks.suspect(server, client)

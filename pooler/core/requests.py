@@ -9,6 +9,7 @@ transport: `client` decides when a chunk is read, and sends it.
 from typing import TYPE_CHECKING, Final
 
 from pooler.core import policy
+from pooler.core.ddl import Change
 from pooler.core.errors import ClientFault
 from pooler.core.hints import (
     ANYTHING,
@@ -16,6 +17,7 @@ from pooler.core.hints import (
     DEALLOCATES,
     ENDLESS,
     EXECUTES,
+    LOCK_TIMEOUT,
     NOTHING,
     NOTIFIES,
     PREPARED,
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from pooler.core.client import Client
     from pooler.core.server import Server
 
+_ENDS: Final = bytes([codes.SYNC, codes.QUERY, codes.FUNCTION_CALL])
 _FLUSH: Final = build.message(codes.FLUSH, b"")
 
 CUSTOM_LIMIT: Final = 1_000
@@ -48,7 +51,15 @@ HINTED_LIMIT: Final = 10_000
 class Requests:
     """One client's stream, as far as it has been passed on."""
 
-    __slots__ = ("_client", "_hinted", "_prepared_flags", "cutter", "edits", "names")
+    __slots__ = (
+        "_client",
+        "_hinted",
+        "_own_limit",
+        "_prepared_flags",
+        "cutter",
+        "edits",
+        "names",
+    )
 
     def __init__(self, client: "Client") -> None:
         self._client = client
@@ -56,6 +67,7 @@ class Requests:
         self.cutter = client_cutter()
         self.edits: list[Edit] = []  # to be made in the chunk under way
         self._hinted: dict[bytes, Hint] = {}  # of prepared statements, by name
+        self._own_limit = "lock_timeout" in client.startup  # set by the client itself
         self._prepared_flags = 0  # what EXECUTE of a statement prepared in SQL may do
 
     def remember(self, parsed: list[bytes], in_sql: list[bytes]) -> None:
@@ -93,15 +105,17 @@ class Requests:
                 return at
             body = data[at + codes.HEADER : min(at + size, end)]
             if stop == codes.BIND:
-                self._look_at_bind(body, server)
+                change = self._look_at_bind(body, server)
+                if change is not None and self._migrate(change, stop, server, at):
+                    return at
             elif stop in (codes.QUERY, codes.PARSE):
                 hint = client.pool.hints.of(body) if at + size <= end else TOO_LONG
                 if hint.shown is not None and client.mode is not PoolMode.SESSION:
                     hint, replacement = self._apply_policy(hint, stop, body)
                 if hint is not NOTHING:
                     self._heed(hint, server)
-                    if hint.change is not None:
-                        server.changing(hint.change.words)
+                    if hint.change is not None and self._migrate(hint.change, stop, server, at):
+                        return at
                     if hint.flags & DATABASE:
                         client.pool.edge.vacate(databases_in(body))
                 elif server.excused:
@@ -112,20 +126,31 @@ class Requests:
                     body = replacement[codes.HEADER :]
                 server.asked = body
             manage = names
+            cached = False
             if stop == codes.QUERY:
                 self.names.unnamed = None  # a server drops it, too
-                in_sql = hint.flags & (DEALLOCATES | EXECUTES) != 0 or hint.unlistened
-                manage = names and bool(in_sql)
+                if self.names.keeps_unnamed:
+                    self.names.forget_unnamed(server)
+                in_sql = hint.flags & (DEALLOCATES | EXECUTES) != 0 or bool(hint.unlistened)
+                manage = names and in_sql
             elif stop == codes.PARSE and body[:1] == b"\0":
-                self.names.parsed_unnamed(body)
-                if not self._hinted and not self.names.any and server.meter is None:
-                    cutter.marks = FROM_CLIENT  # its Binds are of what it parsed on this server
-                manage = names and hint.flags & (DEALLOCATES | EXECUTES) != 0
+                in_sql = hint.flags & (DEALLOCATES | EXECUTES) != 0
+                if client.pool.settings.cache_unnamed and hint is NOTHING:
+                    cached = names and self.names.caches(body)
+                manage = names and (in_sql or cached)
+                if not cached and (codes.SYNC in cutter.kinds or not server.ledger.skipping):
+                    if self.names.keeps_unnamed:
+                        self.names.forget_unnamed(server)
+                    self.names.parsed_unnamed(body)
+                    last = data.find(build.SYNC, at + size)
+                    plain = not (self._hinted or self.names.any) and server.meter is None
+                    if plain and last + 5 in (4, end):
+                        cutter.marks = FROM_CLIENT  # its Binds are of what it parsed here
             elif stop == codes.PARSE and not names:
                 server.touch(PREPARED, hint)
             effects, kinds = len(server.effects), len(cutter.kinds)
             try:
-                renamed = manage and self._rename(stop, body, data, at, size, server)
+                renamed = manage and self._rename(stop, body, data, at, size, server, cached)
             except Wait as wait:
                 if wait.asks:
                     self.edits.append((at, at, wait.asks + _FLUSH))
@@ -161,7 +186,14 @@ class Requests:
         return NOTHING, policy.replacement(kind, body, refused)
 
     def _rename(
-        self, kind: int, body: bytes, data: bytes, at: int, size: int, server: "Server"
+        self,
+        kind: int,
+        body: bytes,
+        data: bytes,
+        at: int,
+        size: int,
+        server: "Server",
+        cached: bool,
     ) -> bool:
         """Have a message name its statement as the server does; False: it is sent as it is."""
         kinds = self.cutter.kinds
@@ -187,10 +219,12 @@ class Requests:
                         f"a statement of more than {TEXT_LIMIT} bytes cannot be prepared by name",
                         hint="Use the unnamed statement, or session mode.",
                     )
-                if body[:1] == b"\0":  # one that may mean a named one in SQL
-                    instead = self.names.sql.unnamed(body[1:], server, kinds)
-                else:
+                if body[:1] != b"\0":
                     instead = self.names.parse(body, server, kinds)
+                elif cached:
+                    instead = self.names.parse_unnamed(body, server, kinds)
+                else:  # one that may mean a named one in SQL
+                    instead = self.names.sql.unnamed(body[1:], server, kinds)
                 self.cutter.marks = FROM_CLIENT_CLOSELY
             elif kind == codes.DESCRIBE:
                 instead = self.names.describe(body, server, kinds)
@@ -213,6 +247,8 @@ class Requests:
         if flags & EXECUTES:
             flags |= self._prepared_flags
         server.touch(flags, hint)
+        if flags & LOCK_TIMEOUT:
+            self._own_limit = True
         if flags & NOTIFIES:
             server.notifier = self._client.pid
         if hint.unlistened and self._client.listening:
@@ -238,8 +274,34 @@ class Requests:
             self._hinted[name] = hint
             self.cutter.marks = FROM_CLIENT_CLOSELY
 
-    def _look_at_bind(self, body: bytes, server: "Server") -> None:
-        """Note what the statement bound may do, and names of settings among its parameters."""
+    def _migrate(self, change: Change, kind: int, server: "Server", at: int) -> bool:
+        """Let a change of the schema into the lane; True: what is from `at` on has to wait."""
+        client, kinds = self._client, self.cutter.kinds
+        server.changing(change.words)
+        pool = client.pool
+        settings = pool.settings.migrations
+        unread = server.ledger.skipping and codes.SYNC not in kinds
+        if not (settings.enabled and change.told) or unread or pool.single_use or client.internal:
+            if server.run is not None:
+                server.run.outline = ""
+            return False
+        if server.run is not None and server.run.guarded:
+            return not pool.lane.enter(change, client, server)
+        if server.unknown(kinds) or not pool.lane.enter(change, client, server):
+            client.holds = True
+        elif change.guarded and settings.lock_timeout and not self._own_limit:
+            behind = kinds[-1] not in _ENDS if kinds else server.ledger.unsynced
+            if server.status == codes.FAILED_TRANSACTION or (kind == codes.QUERY and behind):
+                return False
+            self.edits.append((at, at, pool.lane.guard(server, kinds) + _FLUSH))
+            client.holds = True
+        return client.holds
+
+    def _look_at_bind(self, body: bytes, server: "Server") -> Change | None:
+        """Note what the statement bound may do, and names of settings among its parameters.
+
+        Returns the change of the schema that it is.
+        """
         portal_end = body.find(b"\0")
         name = body[portal_end + 1 : body.find(b"\0", portal_end + 1)]
         hint = self._hinted.get(name)
@@ -248,9 +310,8 @@ class Requests:
         if hint is None:
             if len(self._hinted) >= HINTED_LIMIT:
                 server.touch(ANYTHING, TOO_LONG)
-            return
+            return None
         server.touch(hint.flags, hint)
-        if hint.change is not None:
-            server.changing(hint.change.words)
         if hint.unnamed:
             self._may_set(names_in(body), server, hint)
+        return hint.change

@@ -17,8 +17,10 @@ from pooler.core.errors import CloseReason
 from pooler.core.ledger import (
     LEFT_OUT_CLOSE,
     LEFT_OUT_PARSE,
+    OUR_BIND,
     OUR_CLOSE,
     OUR_DESCRIBE,
+    OUR_EXECUTE,
     OUR_PARSE,
     RENAMED_PARSE,
     SEEN_DESCRIBE,
@@ -42,6 +44,7 @@ from pooler.wire.cutter import (
 
 if TYPE_CHECKING:
     from pooler.core.client import Client
+    from pooler.core.lane import Run
     from pooler.core.meter import Meter
     from pooler.core.pool import Pool
 
@@ -54,7 +57,7 @@ CAUSES: Final = 32
 _AS_SENT: Final = bytes.maketrans(
     bytes([LEFT_OUT_PARSE, RENAMED_PARSE, LEFT_OUT_CLOSE, SEEN_DESCRIBE]), b"PPCD"
 )
-_ADDED: Final = bytes([OUR_PARSE, OUR_CLOSE, OUR_DESCRIBE])
+_ADDED: Final = bytes([OUR_PARSE, OUR_CLOSE, OUR_DESCRIBE, OUR_BIND, OUR_EXECUTE])
 
 EFFECTS_FEW: Final = 1_000
 """So many effects are left when a client with too many is read from again."""
@@ -170,6 +173,7 @@ class Server(Peer):
         self.causes: list[tuple[int, hints.Hint | bytes]] = []  # of these: flags, text or tag
         self.excused = False  # a SET LOCAL is under way, and nothing else
         self._changed: list[frozenset[bytes]] = []  # what is being changed of the schema
+        self.run: Run | None = None  # the same, in the lane
         self.last_client = 0  # the number of the client that used it last
         self.channels: frozenset[str] = frozenset()  # it listens to, as of the last question
         self.notifier = 0  # the process id told to the client that sent a NOTIFY on it last
@@ -402,8 +406,16 @@ class Server(Peer):
             self._described(effect, data[at + codes.HEADER : at + size])
         else:
             self._happened(effect, kind != OUR_CLOSE)
-        if kind in (OUR_PARSE, OUR_CLOSE, OUR_DESCRIBE):
+        if kind in _ADDED:
             self._edits.append((at, at + size, b""))
+            if kind == OUR_EXECUTE and self.run is not None:
+                self.run.asked = False
+                self._ready = True
+
+    def _ours(self, kind: int) -> bool:
+        """Return whether the next reply is to a message of ours of this special kind."""
+        ledger = self.ledger
+        return ledger.special > 0 and len(ledger.owed) > 0 and ledger.owed[0] == kind
 
     def _parameters_described(self, body: bytes, at: int, size: int) -> None:
         """Note the first half of the answer to a Describe of a statement."""
@@ -491,6 +503,8 @@ class Server(Peer):
                 )  # its text is too long to be read, not to be passed on
                 if self.client is None:
                     self.stand_in()
+            elif stop == codes.COMMAND_COMPLETE and self._ours(OUR_EXECUTE):
+                self._answered(stop, data, at, size)
             elif stop == codes.COMMAND_COMPLETE:
                 ledger.replied(_COMMAND_COMPLETE)
                 if self.meter is not None:
@@ -503,12 +517,16 @@ class Server(Peer):
                         self.excused = False
                     elif flags:
                         tag = data[at + codes.HEADER : at + size - 1]
+                        if flags & hints.SCHEMA and self.run is not None:
+                            self.pool.lane.done(self, tag)
                         self.touch(flags | hints.of_definition(tag), tag)
             elif stop == codes.READY_FOR_QUERY:
                 if size != codes.HEADER + 1:
                     raise BadMessage("invalid length of ReadyForQuery")
                 self.status = data[at + codes.HEADER]
                 self.excused = False
+                if self.run is not None and self.status == codes.IDLE:
+                    self.run.guarded = False
                 self._ready = True
                 ledger.ready()
                 client = self.client
@@ -571,7 +589,10 @@ class Server(Peer):
         if PREFIX in body and client is not None:
             said = client.names.in_its_words(body, sqlstate, failed)
             instead = build.message(codes.ERROR_RESPONSE, said)
+        parses = ledger.owed.count(codes.PARSE)
         skipped = ledger.failed()
+        if parses and client is not None and codes.PARSE not in ledger.owed:
+            client.names.unnamed_skipped()
         if client is not None and (_changed(fields) or STALE in body):
             self.pool.counters.schema_changes += 1
             for statement in client.names.recent:
@@ -607,12 +628,20 @@ class Server(Peer):
                 self._failed(body, fields, at)
                 if self.client is None:
                     self.stand_in()
-                elif self.pool.rules.refuses and (told := policy.refusal(fields)) is not None:
+                elif (told := self._told_instead(fields, body)) is not None:
                     self._edits.append((at, at + codes.HEADER + len(body), told))
             self.pool.counters.errors += 1
             self.pool.counters.error("server", fields.get("C", ""))
             if self.meter is not None:
                 self.meter.failed(fields.get("C", ""))
+
+    def _told_instead(self, fields: dict[str, str], body: bytes) -> bytes | None:
+        """Return what the client is told instead of an error, if it is another thing."""
+        if self.run is not None:
+            told = self.pool.lane.failed(self, fields, body)
+            if told is not None:
+                return told
+        return policy.refusal(fields) if self.pool.rules.refuses else None
 
     def _parameter_changed(self, name: str, value: str) -> None:
         shelf = self.pool.shelf

@@ -96,6 +96,15 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
+class Migrations:
+    """How changes of the schema are run; see `lane`."""
+
+    enabled: bool = True
+    lock_timeout: float = 5.0
+    max_concurrent: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Measures:
     """What is measured of each query, beyond counters."""
 
@@ -138,11 +147,14 @@ class PoolSettings:
     """Kept on each server, least recently used out first; 0: names are passed on as they are."""
     max_prepared_bytes: int = 4_194_304
     """Of their texts on each server."""
+    cache_unnamed: bool = False
+    """Whether unnamed statements that come again are prepared, too."""
     pool_idle_timeout: float = 0.0
     cancel_wait_timeout: float = 10.0
     max_db_server_connections: int = 0
     max_user_server_connections: int = 0
     session_state: Policies = DEFAULTS
+    migrations: Migrations = Migrations()
     measures: Measures | None = None
     """None: nothing is."""
 

@@ -19,6 +19,13 @@ from typing import Final
 from pooler.core import session
 from pooler.wire import build, codes
 
+UNNAMED: Final = b"\0"
+"""What stands for the unnamed statement among a client's names, where those are served from here
+too; no name of a client can be this."""
+
+ONCE: Final = 20_000
+"""Texts remembered that were seen once."""
+
 PREFIX: Final = b"_pooler_"
 """What our names start with; `_pooler_` in an error's text is put back into the client's words."""
 
@@ -161,6 +168,7 @@ class Registry:
         self._plan: tuple[session.Settings, session.Settings] = (session.NONE, session.NONE)
         self.changes = 0  # of the schema, so far
         self._changes: deque[frozenset[bytes]] = deque()  # what the last of them were about
+        self._once: set[int] = set()  # hashes of texts that were asked for once
 
     def __len__(self) -> int:
         return len(self._statements)
@@ -176,6 +184,18 @@ class Registry:
             found.seen = self.changes
             self._statements[body, id(plan)] = found
         return found
+
+    def repeated(self, body: bytes, wants: session.Settings) -> bool:
+        """Return whether a text is there, or was asked for before."""
+        if (body, id(self._plan_of(wants))) in self._statements:
+            return True
+        seen = hash(body)
+        if seen in self._once:
+            return True
+        if len(self._once) >= ONCE:
+            self._once.clear()
+        self._once.add(seen)
+        return False
 
     def _plan_of(self, wants: session.Settings) -> session.Settings:
         """Return those of some settings that a plan depends on."""

@@ -275,4 +275,28 @@ POOLS: Final = (
         "Schema changes seen: by their command, or by what a prepared statement gives",
         "schema_changes",
     ),
+    Family(
+        "pooler_migrations_total",
+        "counter",
+        "Changes of the schema (DDL) by clients",
+        "migrations",
+    ),
+    Family(
+        "pooler_migration_seconds_total",
+        "counter",
+        "What they took",
+        "migration_time",
+    ),
+    Family(
+        "pooler_migration_lock_seconds_total",
+        "counter",
+        "Of this, what they were seen to wait for locks",
+        "lock_time",
+    ),
+    Family(
+        "pooler_lock_timeouts_total",
+        "counter",
+        "Changes of the schema that the pooler's lock_timeout has ended",
+        "lock_timeouts",
+    ),
 )

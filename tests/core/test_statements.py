@@ -613,3 +613,39 @@ def test_a_deallocate_that_fails_in_a_pipeline_forgets_nothing() -> None:
     app.send(parse("select 1", "s") + sync())
     data = query("begin") + query("error x") + query("deallocate s") + query("rollback")
     assert seen(app, data + use("s")) == "CZE22012ZE25P02ZCZ2DCZ"
+
+
+def test_a_description_that_is_only_flushed_is_repeated() -> None:
+    """asyncpg prepares without a Sync."""
+    world = World(pool_size=1)
+    one, two = world.apps(2)
+    one.send(parse("shape", "s") + describe("S", "s") + sync())
+    world.shape = 1
+    assert seen(two, parse("shape", "t") + describe("S", "t") + flush()) == "1tT"
+    assert seen(two, sync() + use("t")) == "Z2DCZ"
+    nothing_is_left(world, one, two)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_an_unnamed_statement_skipped_by_an_error(cached: bool) -> None:
+    world = World(pool_size=1, cache_unnamed=cached)
+    one, two = world.apps(2)
+    run = bind() + RUN
+    assert seen(two, parse("select 2") + run) == "12DCZ"
+    two.send(parse("select 2") + sync())
+    assert seen(one, execute("no") + parse("select 1") + sync() + run) == "E34000ZE26000Z"
+    assert seen(one, run) == "E26000Z"
+    assert seen(one, parse("select 1") + run + run) == "12DCZ2DCZ"
+    nothing_is_left(world, one, two)
+
+
+def test_an_unnamed_statement_that_comes_again() -> None:
+    world = World(pool_size=1, cache_unnamed=True)
+    one, two = world.apps(2)
+    for app in (one, two, one):
+        assert seen(app, parse("select 1") + bind() + RUN) == "12DCZ"
+    assert world.sessions[0].parsed == ["select 1"] * 2, "as it came, then by name"
+    assert seen(one, describe("S") + bind() + RUN) == "tn2DCZ"
+    assert seen(one, parse("begin") + bind() + RUN + bind() + RUN) == "12CZ2CZ"
+    assert seen(one, query("rollback") + bind() + RUN) == "CZE26000Z"
+    nothing_is_left(world, one, two)

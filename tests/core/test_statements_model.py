@@ -33,6 +33,8 @@ message = st.one_of(
     st.just(sync()),
     st.just(sync()),
     st.just(parse("select 7") + bind() + execute()),
+    st.builds(lambda sql: parse(sql) + bind() + describe("P") + execute(), st.sampled_from(TEXTS)),
+    st.just(parse("select 2") + describe("S") + bind() + execute()),
     st.just(parse("begin") + bind() + execute()),
     st.builds(
         query,
@@ -95,11 +97,17 @@ def alone(chunks: list[bytes]) -> bytes:
     most=st.integers(1, 4),
     size=st.sampled_from((0, 0, 1, 7, 30)),
     at_once=st.booleans(),
+    cached=st.booleans(),
 )
 def test_replies_are_those_of_a_client_alone(
-    script: list[tuple[int, bytes]], servers: int, most: int, size: int, at_once: bool
+    script: list[tuple[int, bytes]],
+    servers: int,
+    most: int,
+    size: int,
+    at_once: bool,
+    cached: bool,
 ) -> None:
-    world = World(pool_size=servers, max_prepared_statements=most)
+    world = World(pool_size=servers, max_prepared_statements=most, cache_unnamed=cached)
     apps = world.apps(3)
     world.chunk = size
     chunks: list[list[bytes]] = [[], [], []]

@@ -437,4 +437,4 @@ def test_idle_servers_are_not_in_the_way_of_dropping_a_database(
         assert len(postgres.backends(name)) == 1
         with pooler.connect() as owner:
             owner.execute(f"DROP DATABASE {name}")
-    assert not postgres.sql("SELECT FROM pg_database WHERE datname = %s", [name])
+    assert not postgres.sql("SELECT 1 FROM pg_database WHERE datname = %s", [name])

@@ -1,12 +1,13 @@
 """What becomes of each kind of client when the pooler is replaced."""
 
 import threading
+from functools import partial
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from tests.adversity.witness import login, until
+from tests.adversity.witness import Census, login, until
 from tests.support import rawclient as raw
 from tests.support.postgres import PASSWORDS, Postgres
 from tests.support.rawclient import RawClient
@@ -191,3 +192,53 @@ def test_other_sockets_go_over_too(start_line: StartLine, tmp_path: Path) -> Non
 def waiters(line: Line) -> float:
     """How many clients wait, by its metrics."""
     return measured(line, r'^pooler_clients\{.*state="waiting".*\} (\S+)$')
+
+
+def test_both_processes_are_served_by_turns(
+    start_line: StartLine, postgres: Postgres, tmp_path: Path
+) -> None:
+    """One place: a client that stays with the old process, and one of the new one."""
+    certificate = Authority(tmp_path).issue("pooler")
+    line = start_line(
+        tls={"cert_file": str(certificate.cert), "key_file": str(certificate.key)},
+        databases={"*": {"pool_size": 1}},
+    )
+    answers = {"stays": 0, "moves": 0}
+    faults: list[BaseException] = []
+    done = threading.Event()
+
+    def ask(name: str, client: psycopg.Connection[tuple[int]]) -> None:
+        try:
+            while not done.is_set():
+                assert client.execute("SELECT 1").fetchone() == (1,)
+                answers[name] += 1
+        except BaseException as error:
+            faults.append(error)
+
+    with (
+        line.connect(sslmode="require") as stays,
+        line.connect(sslmode="disable") as moves,
+        Census(postgres, "app", limit=1),
+    ):
+        pid = start_of_upgrade(line)
+        threads = [
+            threading.Thread(target=ask, args=("stays", stays)),
+            threading.Thread(target=ask, args=("moves", moves)),
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            for _ in range(2):
+                wanted = {name: count + 1 for name, count in answers.items()}
+                until(partial(_reached, answers, wanted, faults), 30)
+        finally:
+            done.set()
+            for thread in threads:
+                thread.join()
+        assert faults == []
+        stays.close()
+        line.follow(pid)
+
+
+def _reached(found: dict[str, int], wanted: dict[str, int], faults: list[BaseException]) -> bool:
+    return bool(faults) or all(found[name] >= wanted[name] for name in wanted)

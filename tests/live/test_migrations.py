@@ -1,0 +1,232 @@
+"""The migration lane: schema changes with a lock_timeout of the pooler's, told and counted."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.conftest import RunWithConfig
+from tests.live.conftest import Login
+from tests.support import rawclient as raw
+from tests.support.pooler import Pooler
+from tests.support.postgres import Postgres
+from tests.support.waiting import wait_until
+
+
+@pytest.fixture
+def table(postgres: Postgres) -> Iterator[str]:
+    """A table that clients read and migrations change."""
+    postgres.sql("DROP TABLE IF EXISTS lane", db="app")
+    postgres.sql("CREATE TABLE lane (id int); ALTER TABLE lane OWNER TO app", db="app")
+    yield "lane"
+    postgres.sql("DROP TABLE IF EXISTS lane, lane2", db="app")
+
+
+@contextmanager
+def reading(postgres: Postgres, table: str) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+    """Somebody in a long transaction, in the way of who wants to change the table."""
+    with postgres.connect(dbname="app") as connection, connection.transaction():
+        connection.execute(f"SELECT FROM {table}")
+        yield connection
+
+
+def run(run_with_config: RunWithConfig, **migrations: Any) -> Pooler:
+    """A pooler with these settings."""
+    return run_with_config(migrations={"lock_timeout": "200ms", **migrations})
+
+
+def test_a_change_that_waits_for_a_lock_gives_up(
+    run_with_config: RunWithConfig, postgres: Postgres, table: str
+) -> None:
+    pooler = run(run_with_config)
+    notices: list[str] = []
+    with pooler.connect() as connection, reading(postgres, table):
+        connection.add_notice_handler(lambda notice: notices.append(notice.message_primary or ""))
+        with pytest.raises(psycopg.errors.LockNotAvailable) as caught:
+            connection.execute(f"ALTER TABLE {table} ADD COLUMN a int")
+        assert "lock_timeout of 0.2 s" in (caught.value.diag.message_hint or "")
+        assert notices == ["lock_timeout was 0.2 s"]
+        assert connection.execute("SHOW lock_timeout").fetchone() == ("0",)
+    failed = pooler.wait_for_log(event="schema change failed")
+    assert failed["sqlstate"] == "55P03"
+    assert failed["lock_seconds"] == 0.2
+    assert failed["statement"] == f"ALTER TABLE {table} ADD COLUMN a int"
+
+
+@pytest.mark.parametrize("way", ["simple", "block", "extended", "prepared", "one string"])
+def test_it_is_set_however_the_change_comes(
+    run_with_config: RunWithConfig, login: Login, postgres: Postgres, table: str, way: str
+) -> None:
+    """And nothing of it is left, nor any reply more than without."""
+    pooler = run(run_with_config)
+    sql = f"ALTER TABLE {table} ADD COLUMN a int"
+    bound = raw.bind() + raw.execute() + raw.sync()
+    with login(at=pooler) as client:
+        expected = b"CZ"
+        if way in ("block", "extended"):
+            assert raw.kinds(client.query("BEGIN")) == b"CZ"
+        if way in ("simple", "block"):
+            request = raw.query(sql)
+        elif way == "extended":
+            request, expected = raw.parse(sql) + bound, b"12CZ"
+        elif way == "prepared":
+            client.send(raw.parse(sql, "change") + raw.sync())
+            assert raw.kinds(client.read_until()) == b"1Z"
+            request = raw.bind(statement="change") + raw.execute() + raw.sync()
+            expected = b"2CZ"
+        else:
+            request, expected = raw.query(f"BEGIN; {sql}; COMMIT"), b"CCCZ"
+        with reading(postgres, table):
+            client.send(request)
+            replies = client.read_until()
+            (error,) = [raw.error_fields(body) for kind, body in replies if kind == b"E"]
+            assert error["C"] == "55P03"
+        if way == "one string":
+            client.query("ROLLBACK")
+        if way in ("block", "extended"):
+            assert raw.kinds(client.query("ROLLBACK")) == b"CZ"
+            assert raw.kinds(client.query("BEGIN")) == b"CZ"
+        client.send(request)
+        assert raw.kinds(client.read_until()) == expected
+        if way in ("block", "extended"):
+            assert raw.kinds(client.query("COMMIT")) == b"CZ"
+        assert client.values("SHOW lock_timeout") == [[b"0"]]
+        told = pooler.wait_for_log(event="schema changed")
+        assert told["command"] == "ALTER TABLE"
+        assert sql in told["statement"]
+
+
+@pytest.mark.parametrize("how", ["SET", "SET LOCAL", "startup", "role"])
+@pytest.mark.parametrize("value", ["50ms", "0"])
+def test_who_has_one_keeps_it(
+    run_with_config: RunWithConfig, postgres: Postgres, table: str, how: str, value: str
+) -> None:
+    if how == "role" and value == "0":
+        pytest.skip("that is no limit of its own")
+    pooler = run(run_with_config)
+    options = {"options": f"-c lock_timeout={value}"} if how == "startup" else {}
+    if how == "role":
+        postgres.sql(f"ALTER ROLE app SET lock_timeout = '{value}'")
+    try:
+        with pooler.connect(**options) as connection, connection.transaction():
+            if how.startswith("SET"):
+                connection.execute(f"{how} lock_timeout = '{value}'")
+            connection.execute(f"ALTER TABLE {table} ADD COLUMN a int")
+            assert connection.execute("SHOW lock_timeout").fetchone() == (value,)
+    finally:
+        postgres.sql("ALTER ROLE app RESET lock_timeout")
+
+
+@pytest.mark.parametrize("settings", [{"enabled": False}, {"lock_timeout": 0}])
+def test_it_can_be_turned_off(
+    run_with_config: RunWithConfig, table: str, settings: dict[str, Any]
+) -> None:
+    pooler = run(run_with_config, **settings)
+    with pooler.connect() as connection, connection.transaction():
+        connection.execute(f"ALTER TABLE {table} ADD COLUMN a int")
+        assert connection.execute("SHOW lock_timeout").fetchone() == ("0",)
+    assert pooler.log_contains(event="schema changed") == settings.get("enabled", True)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "CREATE INDEX CONCURRENTLY lane_index ON lane (id)",
+        "VACUUM FULL lane",
+        "CLUSTER lane USING lane_id",
+        "REINDEX TABLE CONCURRENTLY lane",
+        "CREATE DATABASE lane_database",
+        "ALTER SYSTEM RESET work_mem",
+        "CREATE TEMPORARY TABLE mine (id int)",
+        "DROP INDEX CONCURRENTLY lane_id",
+    ],
+)
+def test_what_may_not_be_in_a_transaction_is_left_alone(
+    run_with_config: RunWithConfig, postgres: Postgres, table: str, sql: str
+) -> None:
+    pooler = run(run_with_config, lock_timeout="1ms")
+    postgres.sql("CREATE INDEX lane_id ON lane (id)", db="app")
+    dsn = pooler.dsn("postgres", "app")
+    try:
+        with psycopg.connect(dsn, autocommit=True, prepare_threshold=None) as connection:
+            connection.execute(sql)
+            connection.execute("SELECT 1", prepare=True)
+    finally:
+        postgres.drop_database("lane_database")
+
+
+def test_changes_at_once_have_a_cap(
+    run_with_config: RunWithConfig, postgres: Postgres, table: str
+) -> None:
+    pooler = run(run_with_config, max_concurrent=1)
+    order: list[str] = []
+    with pooler.connect() as first, pooler.connect() as second:
+
+        def change() -> None:
+            second.execute("CREATE TABLE lane2 (id int)")
+            order.append("second")
+
+        with first.transaction():
+            first.execute(f"ALTER TABLE {table} ADD COLUMN a int")
+            thread = threading.Thread(target=change)
+            thread.start()
+            wait_until(
+                lambda: bool(
+                    postgres.sql(
+                        "SELECT 1 FROM pg_stat_activity WHERE datname = 'app' AND usename = 'app'"
+                        " AND state = 'idle'"
+                    )
+                )
+            )
+            first.execute(f"ALTER TABLE {table} ADD COLUMN b int")
+            order.append("first")
+        thread.join(10)
+    assert order == ["first", "second"]
+
+
+def test_who_waits_for_others_does_not_for_ever(run_with_config: RunWithConfig, table: str) -> None:
+    pooler = run_with_config(
+        migrations={"max_concurrent": 1}, timeouts={"query_wait_timeout": "200ms"}
+    )
+    with pooler.connect() as first, pooler.connect() as second, first.transaction():
+        first.execute(f"ALTER TABLE {table} ADD COLUMN a int")
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            second.execute("CREATE TABLE lane2 (id int)")
+
+
+def test_what_it_waits_for_is_seen(
+    run_with_config: RunWithConfig, postgres: Postgres, table: str
+) -> None:
+    pooler = run_with_config(
+        migrations={"lock_timeout": "20s"}, databases={"*": {"min_pool_size": 2}}
+    )
+    with pooler.connect() as connection:
+        wait_until(lambda: len(postgres.backends("app")) == 2)  # one is free to be asked
+        with reading(postgres, table) as reader:
+            change = threading.Thread(
+                target=connection.execute, args=(f"ALTER TABLE {table} ADD COLUMN a int",)
+            )
+            change.start()
+            asked = (
+                "SELECT 1 FROM pg_stat_activity"
+                " WHERE query LIKE '%unnest(ARRAY%' AND state = 'idle'"
+            )
+            wait_until(lambda: bool(postgres.sql(asked)))
+            assert reader
+        change.join(10)
+    told = pooler.wait_for_log(event="schema changed")
+    assert 0 < told["lock_seconds"] <= told["seconds"] + 0.1
+
+
+def test_a_change_whose_client_was_cancelled_while_it_began(
+    run_with_config: RunWithConfig, postgres: Postgres, table: str
+) -> None:
+    """A limit of the session's strikes the statement in front of it: the client is told, once."""
+    pooler = run(run_with_config)
+    with pooler.connect(options="-c statement_timeout=100ms") as connection:
+        with reading(postgres, table), pytest.raises(psycopg.errors.QueryCanceled):
+            connection.execute(f"ALTER TABLE {table} ADD COLUMN a int")
+        assert connection.execute("SELECT 7").fetchone() == (7,)
