@@ -186,7 +186,7 @@ def _guide(server: EmbeddedPostgres, port: int, metrics: str) -> str:
       {pgbench} -i -q {url}
       {pgbench} -c 50 -T 10 -P 1 {url}
 
-  What it does: http://{metrics}/metrics
+  What it does, live: http://{metrics}/
 
   Ctrl-C ends it and removes everything.
 """

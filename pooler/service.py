@@ -788,6 +788,7 @@ class Service(Edge):
         """Have clients leave, in the way that is wanted."""
         clients = self.router.clients.count
         logs.event(logging.INFO, "stopping", clients=clients, how=self._how.value or "NOW")
+        self.upgrades.stop()
         if self.upgrades.handed_over:
             self._listener.release()
             for sock in self._kept:

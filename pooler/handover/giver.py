@@ -12,7 +12,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections import deque
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 import pooler
@@ -72,7 +72,7 @@ class Giver:
         self.suspended = False  # listens no more, and shares its places
         self._packer = moving.Packer()
         self._statements: dict[int, moving.Packed] = {}
-        self._due: deque[Client] = deque()  # perhaps at rest
+        self._due: dict[Client, None] = {}  # perhaps at rest, in this order
         self._channels = Channels(
             lambda *what: self._channel.tell("follow", *what), self._listeners_soon
         )
@@ -131,6 +131,7 @@ class Giver:
                 ),
                 "cancel": self._service.cancel_with,
                 "hold": self._hold,
+                "stop": self._service.stop,
             },
             self._gone,
         )
@@ -218,7 +219,7 @@ class Giver:
     async def move_all(self) -> bool:
         """Move every client that can be, until none is left or the time is over.
 
-        False: the successor has gone, and all is as before.
+        False: the successor has gone, and all is as before; or this process is stopping.
         """
         service = self._service
         for pool in list(service.router.pools.values()):
@@ -227,7 +228,7 @@ class Giver:
                     pool.hand_over(client, pool)
         timeout = service.config.upgrade.timeout
         end = service.now() + timeout if timeout else float("inf")
-        while not self._lost.is_set():
+        while not (self._lost.is_set() or service.stopping):
             left = service.router.clients.count + len(self._transit) + service.logging_in
             if not left or service.now() >= end:
                 return True
@@ -236,10 +237,11 @@ class Giver:
             later, self._later = self._later, set()
             for client in later:
                 self.soon(client)
-        await self._take_back()
+        if not service.stopping:
+            await self._take_back()
         return False
 
-    def waits(self, clients: "deque[Client]") -> None:
+    def waits(self, clients: "Iterable[Client]") -> None:
         """Hear that somebody may be waiting in a pool."""
         if self.moving:
             for client in clients:
@@ -248,7 +250,7 @@ class Giver:
     def soon(self, client: "Client") -> None:
         """Move a client when what is going on is over, if it is at rest then."""
         if self.moving and can_move(client):
-            self._due.append(client)
+            self._due[client] = None
             self._schedule()
 
     def _schedule(self) -> None:
@@ -259,7 +261,8 @@ class Giver:
     def _move_due(self) -> None:
         self._scheduled = False
         while self._due and len(self._transit) < WINDOW and not self._lost.is_set():
-            client = self._due.popleft()
+            client = next(iter(self._due))
+            del self._due[client]
             if not client.closed:
                 self._try(client)
 
@@ -312,6 +315,7 @@ class Giver:
         """The successor has gone, and with it the clients that it had acknowledged."""
         router = self._service.router
         self.moving = False
+        self._process.kill()  # there must not be two
         status = await asyncio.to_thread(self._wait)
         logs.event(
             logging.ERROR,

@@ -296,6 +296,10 @@ class Taker:
         self._service.taken_over()
         logs.event(logging.INFO, "upgraded", pid=os.getpid(), old=self.pid, clients=self.taken)
 
+    def stop(self) -> None:
+        """Have the old process stop, too: the pooler is to end."""
+        self._channel.tell("stop")
+
     def close(self) -> None:
         """Leave: the old process hears of it by the connection's end."""
         self._channel.close()

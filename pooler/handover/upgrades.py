@@ -88,7 +88,7 @@ class Upgrades:
     async def _leave(self, giver: Giver) -> None:
         if await giver.move_all():
             self.replaced.set()
-        else:
+        elif not self._service.stopping:
             self.giver = None
 
     # -- for the service
@@ -144,6 +144,11 @@ class Upgrades:
             self.taker.cancel(pid, secret)
         elif self.giver is not None:
             self.giver.cancel(pid, secret)
+
+    def stop(self) -> None:
+        """Have the process before this one stop, too."""
+        if self.taker is not None:
+            self.taker.stop()
 
     def close(self) -> None:
         """Leave: whatever places there were are the other's."""

@@ -80,8 +80,9 @@ async def snapshot(service: "Service", limit: int) -> Snapshot:
     }
 
 
-def merge(snapshots: Iterable[Snapshot], limit: int) -> Snapshot:
+async def merge(snapshots: Iterable[Snapshot], limit: int) -> Snapshot:
     """Return what several processes are together."""
+    turns = Turns()
     first, *others = snapshots
     values = dict(first["values"])
     rows: dict[tuple[str, str], Values] = {}
@@ -91,6 +92,7 @@ def merge(snapshots: Iterable[Snapshot], limit: int) -> Snapshot:
         _add(values, other["values"], together=True)
         for row in other["pools"]:
             _put(rows, row, limit, together=True)
+            await turns.over()
     return {**first, "values": values, "pools": list(rows.values())}
 
 

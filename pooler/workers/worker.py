@@ -271,7 +271,7 @@ class Worker(Service):
     async def figures(self) -> Snapshot:
         """Return those of all workers, added up."""
         others = await self._ask_others("figures")
-        return merge([await super().figures(), *others], self.config.metrics.pool_limit)
+        return await merge([await super().figures(), *others], self.config.metrics.pool_limit)
 
     async def readiness(self) -> Report:
         """Return what all workers say."""

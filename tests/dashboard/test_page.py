@@ -13,6 +13,7 @@ from selenium.webdriver.common.by import By
 
 from tests.dashboard.conftest import Http, logged
 from tests.support.pooler import Pooler
+from tests.support.postgres import PASSWORDS
 from tests.support.standing import load, until
 
 Browser = Callable[..., Chrome]
@@ -211,3 +212,21 @@ def test_a_lost_connection_is_said_and_found_again(
     dashboard.config = fixed
     dashboard.start()
     until(lambda: page.find_element(By.CSS_SELECTOR, ".live").text, "live")
+
+
+def test_an_administrator_can_do_something(dashboard: Pooler, web: Http, browser: Browser) -> None:
+    page = browser()
+    show(page, web, "clients")
+    assert page.find_elements(By.CSS_SELECTOR, ".act") == []  # without a login
+    assert page.find_element(By.CSS_SELECTOR, ".login").text == "Log in"
+    page.get(f"http://app:{PASSWORDS['app']}@{web.netloc}/login")
+    with dashboard.connect(application_name="victim") as victim:
+        show(page, web, "clients")
+        assert page.find_element(By.CSS_SELECTOR, ".who").text == "app"
+        until(lambda: column(page, "clients", "Client"), ["victim"])
+        page.find_element(By.CSS_SELECTOR, "#clients .act.danger").click()
+        page.find_element(By.CSS_SELECTOR, "dialog .act.danger").click()
+        until(lambda: "is disconnected" in page.find_element(By.TAG_NAME, "body").text, True)
+        with pytest.raises(psycopg.OperationalError, match="admin forced disconnect"):
+            victim.execute("SELECT 1")
+    assert dashboard.log_contains(event="dashboard command", command="kill_client", user="app")

@@ -14,6 +14,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from pooler import healthcheck
 from pooler.embedded import free_port
 from tests.conftest import RunWithConfig
 from tests.live.test_command_line import clean_environment, run
@@ -23,31 +24,31 @@ from tests.support.waiting import wait_until
 ROOT = Path(__file__).parents[2]
 
 
-def test_healthcheck(run_with_config: RunWithConfig, own_postgres: Postgres) -> None:
+def test_healthcheck(
+    run_with_config: RunWithConfig, own_postgres: Postgres, capsys: pytest.CaptureFixture[str]
+) -> None:
     server = {"host": own_postgres.host, "port": own_postgres.port}
     pooler = run_with_config(databases={"*": server})
     address = f"127.0.0.1:{pooler.metrics_port}"
     pooler.connect().close()
     for arguments in ([address], [address, "--ready"], [f"0.0.0.0:{pooler.metrics_port}"]):
-        done = run("healthcheck", *arguments)
-        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert run("healthcheck", environment={"POOLER_METRICS_LISTEN": address}).returncode == 0
+        assert healthcheck.main(arguments) == 0
+    assert capsys.readouterr() == ("", "")
+    assert healthcheck.run(None, False, {"POOLER_METRICS_LISTEN": address}) == 0
+    assert run("healthcheck", address).returncode == 0  # as the command
     with closing(pooler.connect()) as connection:
         own_postgres.stop("immediate")
         connection.pgconn.send_query(b"SELECT 1")  # has the pooler look for a server
-        wait_until(lambda: run("healthcheck", address, "--ready").returncode == 1)
-    done = run("healthcheck", address, "--ready")
-    assert "/readyz: 503" in done.stderr
-    assert run("healthcheck", address).returncode == 0
+        wait_until(lambda: healthcheck.main([address, "--ready"]) == 1)
+    assert "/readyz: 503" in capsys.readouterr().err
+    assert healthcheck.main([address]) == 0
 
 
-def test_healthcheck_of_nobody() -> None:
-    done = run("healthcheck", f"127.0.0.1:{free_port()}")
-    assert done.returncode == 1
-    assert "refused" in done.stderr
-    done = run("healthcheck", environment={"POOLER_METRICS_LISTEN": ""})
-    assert done.returncode == 2
-    assert "metrics.listen has to be set" in done.stderr
+def test_healthcheck_of_nobody(capsys: pytest.CaptureFixture[str]) -> None:
+    assert healthcheck.main([f"127.0.0.1:{free_port()}"]) == 1
+    assert "refused" in capsys.readouterr().err
+    assert healthcheck.run(None, False, {"POOLER_METRICS_LISTEN": ""}) == 2
+    assert "metrics.listen has to be set" in capsys.readouterr().err
 
 
 def test_healthcheck_is_cheap() -> None:

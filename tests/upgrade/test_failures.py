@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.adversity.witness import Census, Witness, login, until
+from tests.adversity.witness import Census, Witness, goodbye, login, until
 from tests.support import rawclient as raw
 from tests.support.postgres import Postgres
 from tests.upgrade.conftest import StartLine
@@ -91,6 +91,24 @@ def test_the_old_process_is_killed(start_line: StartLine) -> None:
         assert stays.is_closed()
         assert moves.values("SELECT 1") == [[b"1"]]
         line.upgrade()
+
+
+def test_stopping_the_new_process_stops_the_old_one(start_line: StartLine) -> None:
+    line = start_line()
+    with login(line) as stays:
+        stays.values("BEGIN")
+        seen = line.ask()
+        old, successor = line.pid, line.event(seen, event="replaced")["successor"]
+        os.kill(successor, signal.SIGTERM)
+        until(lambda: line.log_contains(event="stopping", clients=1), 20)
+        assert stays.values("SELECT 1") == [[b"1"]]
+        stays.send(raw.query("COMMIT"))
+        told = goodbye(stays, 20)
+        assert told is not None
+        assert told["C"] == "57P01"
+        line.follow(successor)
+        line.wait(20)
+        assert not Path(f"/proc/{old}").exists()
 
 
 def ask(*options: str) -> "subprocess.CompletedProcess[str]":

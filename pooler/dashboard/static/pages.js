@@ -502,7 +502,7 @@ export function PoolPage({ database, user }) {
     series && pool && h(Tiles, { series, pools: [pool] }),
     series && h(Charts, { series }),
     h("div", { class: "columns" }, [
-      h(Card, { title: "Who holds what" }, h(HoldersTable, { rows: mine(rowsOf("queries"), "server_user"), one: true })),
+      h(Card, { title: "Who holds what" }, h(HoldersTable, { rows: held(mine(rowsOf("queries"), "server_user")), one: true })),
       h(Card, { title: "Who waits" }, h(WaitersTable, { rows: rowsOf("waiters").filter((row) => row.database === database), one: true })),
     ]),
     h(Card, { title: "Pins" }, h(PinsTable, { rows: rowsOf("pins").filter((row) => row.database === database), one: true })),

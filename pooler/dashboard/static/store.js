@@ -1,6 +1,7 @@
 // All that the page knows, and how it comes to know it: events, fetches, commands.
 
 export const KEPT = 300; // samples of each pool, as many as the server keeps
+const HERE = location.origin; // without a password that the page's own address may have in it
 const AGAIN = 2000; // milliseconds after which what was fetched is fetched again
 const FORGOTTEN = 10000; // milliseconds after which what nobody asks for is let go
 const HIDDEN = 30000; // milliseconds that a page goes on watching while it is not seen
@@ -66,7 +67,7 @@ function disconnect() {
 
 function connect() {
   disconnect();
-  source = new EventSource("/api/events");
+  source = new EventSource(`${HERE}/api/events`);
   source.addEventListener("open", () => setLive("live"));
   source.addEventListener("error", () => {
     setLive("lost");
@@ -138,7 +139,7 @@ export const rowsOf = (name) => store.tables[name]?.objects ?? [];
 // -- fetched
 
 export async function about() {
-  const response = await fetch("/api/");
+  const response = await fetch(`${HERE}/api/`);
   if (response.ok) store.about = await response.json();
   changed();
 }
@@ -161,7 +162,7 @@ export function fetched(url) {
 async function refresh(url, entry) {
   entry.pending = true;
   try {
-    const response = await fetch(url);
+    const response = await fetch(HERE + url);
     const body = await response.json();
     entry.error = response.ok ? null : body.error;
     if (response.ok) entry.table = withObjects(body);
@@ -179,7 +180,7 @@ export async function command(name, args = {}) {
   let text;
   let bad = true;
   try {
-    const response = await fetch(`/api/commands/${name}`, {
+    const response = await fetch(`${HERE}/api/commands/${name}`, {
       method: "POST",
       headers: { "Content-Type": "application/json", "X-Pooler": "1" },
       body: JSON.stringify(args),
