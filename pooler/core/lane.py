@@ -81,7 +81,7 @@ class Lane:
         run = server.run
         assert run is not None
         run.guarded = run.asked = True
-        for kind in (OUR_CLOSE, OUR_PARSE, OUR_BIND, OUR_EXECUTE, OUR_CLOSE):
+        for kind in (OUR_CLOSE, OUR_PARSE, OUR_BIND, OUR_EXECUTE, OUR_CLOSE, OUR_CLOSE):
             server.effects.append(Effect())
             kinds.append(kind)
         milliseconds = max(1, round(self._pool.settings.migrations.lock_timeout * 1000))
@@ -92,6 +92,7 @@ class Lane:
             + build.message(codes.BIND, _SPARE + _SPARE + bytes(6))
             + build.message(codes.EXECUTE, _SPARE + bytes(4))
             + build.message(codes.CLOSE, b"P" + _SPARE)
+            + build.message(codes.CLOSE, b"S" + _SPARE)
         )
 
     # -- on the way out

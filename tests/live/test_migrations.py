@@ -94,6 +94,8 @@ def test_it_is_set_however_the_change_comes(
         if way in ("block", "extended"):
             assert raw.kinds(client.query("COMMIT")) == b"CZ"
         assert client.values("SHOW lock_timeout") == [[b"0"]]
+        left = client.values("SELECT name FROM pg_prepared_statements")
+        assert [b"_pooler_spare"] not in left
         told = pooler.wait_for_log(event="schema changed")
         assert told["command"] == "ALTER TABLE"
         assert sql in told["statement"]
