@@ -26,7 +26,7 @@ from pooler.config.config import FALLBACK
 from pooler.config.model import Database, User
 from pooler.config.units import split_address
 from pooler.core.client import ClientState
-from pooler.core.pool import Pool
+from pooler.core.pool import Pool, is_waiting
 from pooler.core.server import ServerState
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def _occupancy(service: "Service") -> Iterator[Row]:
             sum(1 for _ in pool.pins()),
             sum(not client.internal for client in pool.clients),
             sum(client.state is ClientState.ACTIVE for client in pool.clients),
-            pool.count_waiting(len(pool.waiting)),
+            sum(is_waiting(client) and not client.internal for client in pool.waiting),
             round(pool.oldest_wait(), 3),
             holds.pauses(pool.database, pool.user),
             holds.disables(pool.database),

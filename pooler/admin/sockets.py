@@ -239,7 +239,7 @@ def _active_sockets(service: "Service") -> Iterator[Row]:
 def _waiters(service: "Service") -> Iterator[Row]:
     clock = Clock(service.now())
     for pool in list(service.router.pools.values()):
-        line = [client for client in pool.waiting if is_waiting(client)]
+        line = [c for c in pool.waiting if is_waiting(c) and not c.internal]
         why = waits_for(pool) if line else ""
         for place, client in enumerate(line, 1):
             yield (

@@ -104,6 +104,7 @@ class Pool:
         self.hints = Hints(self.rules, {})
         self.registry = Registry(shelf)
         self.statistics = Statistics()
+        self._unmeasured = 0  # transactions until the next one of the sample
         # clients
         self.clients: dict[Client, None] = {}
         self.waiting: deque[Client] = deque()  # oldest first; some may have left meanwhile
@@ -350,7 +351,10 @@ class Pool:
     def _measure(self, server: Server, client: Client, measures: Measures) -> None:
         """Have what the client asks measured, if all is or it is one of the sample."""
         sample = measures.sample
-        counting = sample == 1 or (sample > 1 and self.edge.random() * sample < 1.0)
+        self._unmeasured -= 1
+        counting = sample == 1 or (sample > 0 and self._unmeasured < 0)
+        if counting:  # the next one is as many transactions away, on average
+            self._unmeasured = int(self.edge.random() * (2 * sample - 1))
         if counting or measures.all or client.mode is PoolMode.SESSION:
             meter = server.spare_meter
             if meter is None:
