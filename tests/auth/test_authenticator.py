@@ -205,7 +205,7 @@ def test_questions_take_turns_and_no_longer_than_they_may() -> None:
         from threading import Event
 
         hold = Event()
-        outside = Outside(parallel=1, timeout=1.0)
+        outside = Outside(parallel=1, timeout=0.2)
         try:
             with pytest.raises(TimeoutError):
                 await outside.ask(hold.wait)
