@@ -1,7 +1,7 @@
 """The running pooler: configuration, router, listener, dialer and clock put together.
 
 The only place that knows all the parts. It is the core's `Edge`: what the core asks for is done
-here or handed on, what it reports is logged. A reload applies whole or not at all.
+here or handed on; what it tells is the observer's. A reload applies whole or not at all.
 """
 
 import asyncio
@@ -11,7 +11,6 @@ import random
 import secrets
 import signal
 import socket
-import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache, partial
@@ -24,7 +23,6 @@ from pooler.activation import METRICS
 from pooler.admin import views
 from pooler.admin.commands import Command, Tell
 from pooler.admin.console import Console
-from pooler.admin.errors import Errors
 from pooler.admin.socket import AdminSocket
 from pooler.admin.stats import Periods
 from pooler.admin.view import Rows
@@ -34,11 +32,8 @@ from pooler.config import Change, Config, ConfigError, Settings, changes
 from pooler.core import overdue
 from pooler.core.budget import PoolName
 from pooler.core.client import Client
-from pooler.core.edge import Edge
 from pooler.core.errors import CloseReason, PoolerError, ServerFault
 from pooler.core.limits import Allotment
-from pooler.core.meter import Query, Transaction
-from pooler.core.pins import Pin
 from pooler.core.pool import Pool
 from pooler.core.routes import Router
 from pooler.core.server import Server
@@ -51,15 +46,14 @@ from pooler.handover.upgrades import Upgrades
 from pooler.health import Health, Report
 from pooler.http import MetricsServer
 from pooler.listener import SYSTEMD, Address, Listener, adapt, bind
-from pooler.metrics import Snapshot, Tally, snapshot
+from pooler.metrics import Snapshot, snapshot
 from pooler.notify import notify, reloading
+from pooler.observer import Observer
 from pooler.peers import Peers, sent_on
 from pooler.reload import Load, Overlay, ReloadRefused, problems_of
 from pooler.shutdown import Stop
 from pooler.sockets import hung_up, tcp_sockets
 from pooler.throttle import Throttle
-from pooler.tls import Tls
-from pooler.traces import Tracing
 from pooler.watch import watch
 from pooler.wire import codes
 from pooler.wire.parse import CancelRequest
@@ -90,7 +84,7 @@ class Prepared(NamedTuple):
     """Serves the new address, where it is another."""
 
 
-class Service(Edge):
+class Service(Observer):
     """One pooler."""
 
     def __init__(
@@ -105,11 +99,10 @@ class Service(Edge):
         `taker` is there if another process is replaced, `activated` are sockets that came with
         this one, by name.
         """
+        super().__init__(config)
         # for ever
         self.load = load
-        self.now = time.monotonic  # type: ignore[method-assign]  # asked several times a transaction
         self.overlay: Overlay = {}
-        self.config = config
         self.login_key = secrets.token_bytes(32)
         self.randbytes = secrets.token_bytes
         self.keyring = Keyring()
@@ -132,7 +125,6 @@ class Service(Edge):
         self._activate(activated)
         # now
         self.ticked_at = self.now()
-        self.tracing = Tracing(self.now)
         self._greeters: set[Greeter] = set()
         self._reload_wanted = asyncio.Event()
         self._reloading = asyncio.Lock()
@@ -141,16 +133,10 @@ class Service(Edge):
         self._stop_changed = asyncio.Event()
         self._ticks = 0
         # counted
-        self.tally = Tally()
         self.last_changes: list[Change] = []
         self.periods = Periods(self.now())
-        self.errors = Errors()
 
-    # -- the core's edge
-
-    def now(self) -> float:
-        """Return a monotonic time in seconds."""
-        return time.monotonic()
+    # -- the core's edge: what it wants done
 
     def random(self) -> float:
         """Return a random number from 0 up to 1."""
@@ -181,28 +167,6 @@ class Service(Edge):
         """Have the pools of this database prepare statements anew."""
         self.router.schema_changed(database, words)
 
-    def migrated(
-        self, server: Server, command: str, outline: str, seconds: float, waited: float
-    ) -> None:
-        """Log it."""
-        logs.event(
-            logging.INFO,
-            "schema changed",
-            **_migration(server, outline, seconds, waited),
-            command=command,
-        )
-
-    def migration_failed(
-        self, server: Server, sqlstate: str, outline: str, seconds: float, waited: float
-    ) -> None:
-        """Log it."""
-        logs.event(
-            logging.WARNING,
-            "schema change failed",
-            **_migration(server, outline, seconds, waited),
-            sqlstate=sqlstate,
-        )
-
     def depart(self, client: Client) -> None:
         """Have it move, once the current callback is over."""
         self.upgrades.depart(client)
@@ -215,138 +179,18 @@ class Service(Edge):
         """Tell the upgrade under way."""
         self.upgrades.short(allotment)
 
+    # -- the core's edge: what it tells, and the observer notes
+
     def client_opened(self, client: Client) -> None:
-        """Count and log it."""
+        """Have it move at once, if there is an upgrade."""
         self.upgrades.depart(client)
-        if not client.internal:
-            self.tally.open("client", client.transport.get_extra_info("tls"))
-        if self.config.logging.log_connections and not client.internal:
-            tls: Tls | None = client.transport.get_extra_info("tls")
-            known = {"tls": tls.version, "cipher": tls.cipher} if tls is not None else {}
-            logs.event(logging.INFO, "client connected", **_client(client), **known)
-
-    def client_closed(self, client: Client, reason: CloseReason, text: str) -> None:
-        """Log it: an expected end as information, another as a warning."""
-        quiet = reason in (CloseReason.TERMINATED, CloseReason.PEER_CLOSED, CloseReason.SHUTDOWN)
-        settings = self.config.logging
-        if client.internal:
-            return
-        self.tally.clients_closed[reason.value] += 1
-        if not quiet:
-            self.errors.note(
-                self.now(), "client closed", client.database, client.user, "", text or reason.value
-            )
-        if settings.log_disconnections if quiet else settings.log_pooler_errors:
-            logs.event(
-                logging.INFO if quiet else logging.WARNING,
-                "client closed",
-                **_client(client),
-                reason=reason.value,
-                message=text,
-                seconds=round(self.now() - client.opened_at, 3),
-            )
-
-    def server_opened(self, server: Server) -> None:
-        """Count and log it."""
-        self.tally.open("server", server.transport.get_extra_info("tls"))
-        if self.config.logging.log_connections:
-            logs.event(logging.INFO, "server connected", **_server(server))
-
-    def server_closed(self, server: Server, reason: CloseReason, text: str) -> None:
-        """Count and log it."""
-        self.tally.servers_closed[reason.value] += 1
-        if self.config.logging.log_disconnections:
-            logs.event(
-                logging.INFO,
-                "server closed",
-                **_server(server),
-                reason=reason.value,
-                message=text,
-                seconds=round(self.now() - server.opened_at, 3),
-            )
+        super().client_opened(client)
 
     def connect_failed(self, pool: Pool, host: str, error: ServerFault) -> None:
-        """Log it; a password that the server refuses may have changed."""
+        """Ask anew for a password that the server refuses: it may have changed."""
         if error.sqlstate == codes.INVALID_PASSWORD:
             self.authquery.doubt(pool.database, pool.user)
-        self.errors.note(
-            self.now(),
-            "server connection failed",
-            pool.database,
-            pool.user,
-            error.sqlstate,
-            f"{host}: {error}",
-        )
-        if self.config.logging.log_pooler_errors:
-            logs.event(
-                logging.WARNING,
-                "server connection failed",
-                database=pool.database,
-                user=pool.user,
-                host=host,
-                sqlstate=error.sqlstate,
-                message=error.text,
-                detail=error.detail,
-            )
-
-    def client_pinned(self, pin: Pin) -> None:
-        """Log it, without what a statement may tell."""
-        reasons = ", ".join(pin.reasons)
-        logs.event(logging.DEBUG, "client pinned", **_pin(pin), reason=reasons)
-
-    def client_unpinned(self, pin: Pin, seconds: float) -> None:
-        """Log it."""
-        reasons = ", ".join(pin.reasons)
-        fields = {**_pin(pin), "reason": reasons, "seconds": round(seconds, 3)}
-        logs.event(logging.DEBUG, "client unpinned", **fields)
-
-    def leaked(self, server: Server, names: tuple[str, ...]) -> None:
-        """Log what it was, without values."""
-        pool = server.pool
-        words = f"session state leaked: {', '.join(names)}"
-        self.errors.note(self.now(), "session state leaked", pool.database, pool.user, "", words)
-        logs.event(
-            logging.WARNING, "session state leaked", **_server(server), names=", ".join(names)
-        )
-
-    def catalog_failed(self, pool: Pool, text: str) -> None:
-        """Log it."""
-        self.errors.note(self.now(), "catalog not read", pool.database, pool.user, "", text)
-        logs.event(
-            logging.WARNING,
-            "catalog not read",
-            database=pool.database,
-            user=pool.user,
-            message=text,
-        )
-
-    def slow_query(self, client: Client, server: Server, query: Query) -> None:
-        """Log it, with its waiting apart, and why the client kept its server."""
-        pin = server.pool.keeper.pins.get(server)
-        logs.event(
-            logging.WARNING,
-            "slow query",
-            **_client(client),
-            server=server.ident,
-            pid=server.pid,
-            wait_seconds=round(query.wait, 6),
-            execute_seconds=round(query.ended - query.began, 6),
-            rows=query.rows,
-            bytes=query.sent,
-            sqlstate=query.sqlstate,
-            pinned=", ".join(pin.reasons) if pin is not None else "",
-            pinned_by=pin.statement if pin is not None else "",
-            statement=query.statement,
-        )
-
-    def transaction_traced(self, transaction: Transaction) -> None:
-        """Send it to the collector."""
-        self.tracing.add(transaction)
-
-    def bug(self, where: object, error: BaseException) -> None:
-        """Log our own mistake, with its traceback."""
-        self.errors.note(self.now(), "bug", "", "", "XX000", f"{where!r}: {error!r}")
-        logs.LOGGER.error("bug", exc_info=error, extra={"fields": {"where": repr(where)}})
+        super().connect_failed(pool, host, error)
 
     # -- for greeters
 
@@ -410,32 +254,6 @@ class Service(Edge):
         if holder is not None:
             holder.cancel()
         return holder is not None
-
-    def refused(
-        self,
-        name: str,
-        database: str,
-        user: str,
-        reason: CloseReason,
-        text: str,
-        cause: str,
-        sqlstate: str = "",
-    ) -> None:
-        """Count and log a connection that did not become a client, and what it was told."""
-        self.tally.refuse(reason, sqlstate)
-        if reason is not CloseReason.PEER_CLOSED:
-            self.errors.note(self.now(), "client refused", database, user, sqlstate, text)
-        if self.config.logging.log_pooler_errors:
-            logs.event(
-                logging.INFO if reason is CloseReason.PEER_CLOSED else logging.WARNING,
-                "client refused",
-                address=name,
-                database=database,
-                user=user,
-                reason=reason.value,
-                message=text,
-                cause=cause,
-            )
 
     # -- what people do and see
 
@@ -879,36 +697,3 @@ def _shutdown() -> PoolerError:
 def _wall_clock() -> float:
     """Return the seconds since 1970, for people and Prometheus."""
     return datetime.now(UTC).timestamp()
-
-
-def _client(client: Client) -> dict[str, object]:
-    return {
-        "client": client.ident,
-        "address": client.name,
-        "database": client.database,
-        "user": client.user,
-    }
-
-
-def _pin(pin: Pin) -> dict[str, object]:
-    return {**_client(pin.client), "server": pin.server.ident, "pid": pin.server.pid}
-
-
-def _migration(server: Server, outline: str, seconds: float, waited: float) -> dict[str, Any]:
-    return {
-        **(_client(server.client) if server.client is not None else {}),
-        "server": server.pid,
-        "statement": outline,
-        "seconds": round(seconds, 3),
-        "lock_seconds": round(waited, 1) if waited >= 0 else None,
-    }
-
-
-def _server(server: Server) -> dict[str, object]:
-    return {
-        "server": server.ident,
-        "address": server.name,
-        "database": server.pool.database,
-        "user": server.pool.user,
-        "pid": server.pid,
-    }

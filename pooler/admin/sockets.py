@@ -99,13 +99,13 @@ def application_name(client: Client) -> str:
 def _client_state(client: Client) -> str:
     if client.server is not None and client.state is ClientState.IDLE:
         return "active"  # as PgBouncer calls all that have a server
-    return _CLIENT_STATES.get(client.state, client.state.value)
+    return _CLIENT_STATES.get(client.state, str(client.state.value))
 
 
 def _server_state(server: Server) -> str:
     if server.cancels and server.client is None:
         return "being_canceled"
-    return _SERVER_STATES.get(server.state, server.state.value)
+    return _SERVER_STATES.get(server.state, str(server.state.value))
 
 
 def _address(name: object) -> tuple[str, int]:

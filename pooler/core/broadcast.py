@@ -79,7 +79,7 @@ class Broadcast:
         self._register(client, server.channels)
         server.pins = server.touched = 0
         self._pool.waiting.remove(waiting)
-        self._pool.link(server, waiting)
+        self._pool.link(server, waiting, self._pool.now())
         return True
 
     def _register(self, client: Client, channels: frozenset[str]) -> None:

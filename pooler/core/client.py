@@ -56,6 +56,8 @@ class ClientState(Enum):
     ACTIVE = "active"
     CLOSED = "closed"
 
+    after: tuple["ClientState", ...]  # as MOVES has it
+
     __hash__ = object.__hash__  # by identity: Enum's own is a call in Python
 
 
@@ -66,6 +68,8 @@ MOVES: Final[dict[ClientState, tuple[ClientState, ...]]] = {
     ClientState.ACTIVE: (ClientState.IDLE, ClientState.CLOSED),
     ClientState.CLOSED: (),
 }
+for _state, _after in MOVES.items():
+    _state.after = _after
 
 
 class Client(Peer):
@@ -133,7 +137,7 @@ class Client(Peer):
 
     def move(self, state: ClientState) -> None:
         """Change the state; an impossible move is a bug."""
-        if state not in MOVES[self.state]:
+        if state not in self.state.after:
             raise AssertionError(f"{self!r} cannot become {state.value}")
         self.state = state
 
@@ -239,14 +243,15 @@ class Client(Peer):
             elif len(self._held) > HOLD_LIMIT:
                 self.brake(HELD_FULL)
 
-    def _forward(self, data: bytes) -> None:
+    def _forward(self, data: bytes, now: float = 0.0) -> None:
+        """Read a chunk and send it; `now` is 0.0 where it has not been asked for yet."""
         server = self.server
         assert server is not None
         cutter = self._cutter
         self.pool.counters.received += len(data)
         before = cutter.left
         fresh = server.ledger.settled
-        if fresh:
+        if fresh and self.names.recent:
             self.names.recent.clear()
         else:
             cutter.marks = FROM_CLIENT_CLOSELY
@@ -268,7 +273,7 @@ class Client(Peer):
                 self._held = data[at:]
             data = data[:at]
         if server.ledger.settled:
-            server.busy_since = self.pool.edge.now()
+            server.busy_since = now or self.pool.now()
             if server.status == codes.IDLE:
                 server.transaction_since = server.busy_since
         kinds = cutter.kinds
@@ -322,21 +327,24 @@ class Client(Peer):
         enough = TEXT_LIMIT if kind == codes.PARSE else HOLD_LIMIT
         if kind != MORE and (size <= len(held) or len(held) >= enough):
             self.move(ClientState.WAITING)
-            if kind in (codes.QUERY, codes.PARSE):
-                flags = self.pool.hints.of(held[codes.HEADER : size]).flags
-                self.asks_sequences = flags & SEQUENCES != 0
+            if kind == codes.QUERY or kind == codes.PARSE:
+                hint = self.pool.hints.of(held[codes.HEADER : size])
+                self.asks_sequences = hint.flags & SEQUENCES != 0
+                if size <= len(held):
+                    self.requests.foreseen = hint
             if len(held) > HOLD_LIMIT:
                 self.brake(HELD_FULL)
             self.pool.claim(self)
+            self.requests.foreseen = None  # when it has to wait, it may mean more by then
 
-    def go(self) -> None:
+    def go(self, now: float) -> None:
         """Start with the server that the pool has linked: pass on what was held."""
         self.move(ClientState.ACTIVE)
         self.names.unnamed_here = False
         self._cutter.marks = FROM_CLIENT_CLOSELY
         data, self._held = self._held, b""
         self.unbrake(HELD_FULL)
-        self._forward(data)
+        self._forward(data, now)
 
     def schema_changed(self, owed: bytes) -> bool:
         """Note that a statement's result is not of the shape that it had.

@@ -113,7 +113,10 @@ _WORDS: Final = (
     (LOCK_TIMEOUT, rb"\b(?:re)?set(?:_config)?\b[^;]{1,100}lock_timeout"),
 )
 _PATTERN: Final = re.compile(rb"(?i)" + b"|".join(b"(%b)" % words for _, words in _WORDS))
-_NUMBER: Final = re.compile(rb"\b\d+\b")
+_DIGITS: Final = b"0123456789"
+_ALIKE: Final = bytes.maketrans(_DIGITS, b"0" * 10)
+"""Texts that differ in digits only hint at the same, if no word that hides something has any."""
+_AS_IT_IS: Final = bytes(range(256))
 _GAP: Final = rb"(?:\s|/\*[^*]{0,500}\*/|--[^\n]{0,500}\n)"
 _PART: Final = rb"\"?[a-z_\x80-\xff][\w$\x80-\xff]*\"?"
 _SETTING: Final = re.compile(
@@ -203,10 +206,12 @@ class Hints:
 
     def __init__(self, rules: "Rules", words: Words) -> None:
         self._rules = rules
-        self._words: dict[bytes, Word] = dict(words)
+        self._words: dict[bytes, Word] = {}
+        self._alike = _ALIKE
+        self._go_by({**words})
         self._defined: dict[bytes, Word] = {}  # by statements seen, and perhaps not committed yet
         self._seen: dict[bytes, Hint] = {}
-        self._harmless: set[bytes] = set()  # texts that hint at nothing, their numbers made 0
+        self._harmless: set[bytes] = set()  # texts that hint at nothing, by what makes them alike
 
     @property
     def words(self) -> Words:
@@ -216,7 +221,7 @@ class Hints:
     def learn(self, words: Words) -> bool:
         """Go by these words from now on; return whether a text seen before holds a new one."""
         before = self._words
-        self._words = {**words, **self._defined}
+        self._go_by({**words, **self._defined})
         new = {
             token
             for token, word in self._words.items()
@@ -225,8 +230,14 @@ class Hints:
         if new or len(self._words) < len(before):
             seen, self._seen = {*self._seen, *self._harmless}, {}
             self._harmless = set()
-            return any(not new.isdisjoint(_tokens(text)) for text in seen)
+            alike = {token.translate(_ALIKE) for token in new}
+            return any(not alike.isdisjoint(_tokens(text.translate(_ALIKE))) for text in seen)
         return False
+
+    def _go_by(self, words: dict[bytes, Word]) -> None:
+        self._words = words
+        digits = any(token.translate(None, _DIGITS) != token for token in words)
+        self._alike = _AS_IT_IS if digits else _ALIKE
 
     def _learn_of(self, text: bytes, flags: int) -> None:
         """Learn the names that a text defines, if it holds what makes them hide something."""
@@ -249,16 +260,14 @@ class Hints:
 
     def of(self, text: bytes) -> Hint:
         """Return what a Query's or Parse's body hints at."""
+        if len(text) > _LONGEST:
+            return self._read(text)
+        alike = text.translate(self._alike)
+        if alike in self._harmless:
+            return NOTHING
         hint = self._seen.get(text)
         if hint is not None:
             return hint
-        if len(text) > _LONGEST:
-            return self._read(text)
-        alike = _NUMBER.sub(b"0", text)  # texts that differ in numbers hint at the same: nothing
-        if alike in self._harmless:
-            if len(self._seen) < _REMEMBERED:
-                self._seen[text] = NOTHING
-            return NOTHING
         hint = self._read(text)
         if hint is NOTHING:
             if len(self._harmless) >= _REMEMBERED:

@@ -71,6 +71,14 @@ _EXTENDED = bytes([PARSE, BIND, DESCRIBE, EXECUTE, CLOSE, *range(1, SPECIAL + 1)
 _ENDS_COPY = bytes([COPY_DONE, COPY_FAIL])
 
 
+ANY: Final = -1
+_BURSTS: Final[dict[bytes, int]] = {
+    b"Q": ANY,
+    **{burst: len(burst) for burst in b"S PBDES BDES BES PBES PDS DS PS CS".split()},
+}
+"""What clients mostly send at once, and the number of replies to it, ReadyForQuery included."""
+
+
 def _ends_unsynced(kinds: bytearray, before: bool) -> bool:
     """Return whether the last of `kinds` that is no copy end is extended; else `before`."""
     for i in range(len(kinds) - 1, -1, -1):
@@ -90,10 +98,20 @@ def count_special(kinds: bytearray) -> int:
 class Ledger:
     """What one server still owes."""
 
-    __slots__ = ("copy_in", "owed", "skipping", "special", "swallowed", "unsure", "unsynced")
+    __slots__ = (
+        "awaits",
+        "copy_in",
+        "owed",
+        "skipping",
+        "special",
+        "swallowed",
+        "unsure",
+        "unsynced",
+    )
 
     def __init__(self) -> None:
         self.owed = bytearray()  # kinds of the messages not yet answered, oldest first
+        self.awaits = 0  # replies until all is over, if that is all there is to know, or ANY
         self.special = 0  # how many of them are of a special kind
         self.unsynced = False  # the last message sent was extended: a Sync has to come
         self.skipping = False  # an error made the server skip, and no Sync was sent yet
@@ -115,7 +133,12 @@ class Ledger:
 
     def sent(self, kinds: bytearray) -> None:
         """Note messages sent to the server, in order."""
-        if self.skipping or self.copy_in:
+        self.awaits = 0
+        if not self.owed and not (self.unsynced or self.skipping or self.copy_in):
+            self.awaits = _BURSTS.get(bytes(kinds), 0)
+        if self.awaits:
+            self.owed += kinds
+        elif self.skipping or self.copy_in:
             for i in range(len(kinds)):
                 self._sent_one(kinds[i])
         else:
@@ -137,8 +160,17 @@ class Ledger:
             self.unsynced = kind in _EXTENDED
         self._drop_ignored()
 
+    def answered_by(self, answers: int) -> bool:
+        """Note so many replies and a ReadyForQuery; False: they are to be noted one by one."""
+        if self.awaits != ANY and self.awaits != answers + 1:
+            return False
+        self.awaits = 0
+        self.owed.clear()
+        return True
+
     def replied(self, kinds: bytearray) -> None:
         """Note replies of the kinds 1 2 3 n T C I s received, in order."""
+        self.awaits = 0
         owed = self.owed
         for i in range(len(kinds)):
             if not owed:
@@ -159,6 +191,7 @@ class Ledger:
 
     def answered(self, reply: int) -> int:
         """Note one reply while there is something special; return the special kind it answers."""
+        self.awaits = 0
         owed = self.owed
         head = owed[0] if owed else 0
         if not 0 < head <= SPECIAL:
@@ -183,6 +216,7 @@ class Ledger:
 
     def copy_started(self) -> None:
         """Note a CopyInResponse: from here the server ignores Sync until the COPY ends."""
+        self.awaits = 0
         owed = self.owed
         if not owed or owed[0] not in (QUERY, EXECUTE):
             self.unsure = True  # a COPY that nobody asked for
@@ -198,6 +232,7 @@ class Ledger:
 
         Returns how many of the messages that the server failed at or skips are of a special kind.
         """
+        self.awaits = 0
         owed = self.owed
         if self.copy_in:
             if self.swallowed:
@@ -223,6 +258,7 @@ class Ledger:
 
     def ready(self) -> None:
         """Note a ReadyForQuery, which ends what the oldest Query, Sync or function call began."""
+        self.awaits = 0
         owed = self.owed
         if self.copy_in:
             self._copy_over()

@@ -11,7 +11,6 @@ machine in the tests holds it to:
 Where servers come from is the business of `supply`, time limits that of `overdue`.
 """
 
-from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
@@ -21,7 +20,7 @@ from pooler.core.broadcast import Broadcast
 from pooler.core.cancel import CancelKeys
 from pooler.core.catalog import Catalog
 from pooler.core.client import Client, ClientState
-from pooler.core.counters import BOUNDS, Counters
+from pooler.core.counters import Counters, bucket
 from pooler.core.errors import (
     ClientFault,
     CloseReason,
@@ -76,6 +75,7 @@ class Pool:
         self.key = key
         self.database, self.user = key[:2]
         self.edge = edge
+        self.now = edge.now  # asked in each transaction
         self.keys = keys
         self.shelf = shelf
         self.gauges = gauges
@@ -258,14 +258,15 @@ class Pool:
         """Give the client a server, now or when its turn comes."""
         if client.server is not None:  # pinned, or replication: it has one of its own
             if client.server.state is ServerState.ACTIVE:  # else it is about to be
-                client.go()
+                client.go(self.now())
             return
-        client.waiting_since = self.edge.now()
+        now = self.now()
+        client.waiting_since = now
         client.notified = False
         if client.asked is not None:  # its own server is about to come back, or be free
             return
-        if self.idle and not self.someone_waits():
-            self.link(self._pick(client), client)
+        if self.idle and not (self.waiting and self.someone_waits()):
+            self.link(self._pick(client), client, now)
         else:
             self.waiting.append(client)
             self.keeper.give_way()
@@ -275,6 +276,8 @@ class Pool:
         idle = self.idle
         if self.settings.server_round_robin or not client.ident:  # ours is in nobody's way
             return idle.popleft()
+        if idle[-1].settings is client.wants and not client.asks_sequences:
+            return idle.pop()
         for back in range(1, min(len(idle), MATCH_LIMIT) + 1):
             server = idle[-back]
             if (
@@ -288,14 +291,13 @@ class Pool:
 
     # -- link
 
-    def link(self, server: Server, client: Client) -> None:
+    def link(self, server: Server, client: Client, now: float) -> None:
         """Give a server to a client, once it is set as that wants."""
-        now = self.edge.now()
         counters = self.counters
         counters.assignments += 1
         waited = now - client.waiting_since
         counters.wait_time += waited
-        counters.waits[bisect_left(BOUNDS, waited)] += 1
+        counters.waits[bucket(waited)] += 1
         client.server = server
         server.client = client
         client.mode = client.limits.pool_mode
@@ -311,7 +313,7 @@ class Pool:
         """Give a pinned server back to its client."""
         client.server = server
         server.client = client
-        self._prepare(server, client, self.edge.now())
+        self._prepare(server, client, self.now())
 
     def _prepare(self, server: Server, client: Client, now: float) -> None:
         """Have the server checked, and set as the client wants, if need be; then start."""
@@ -319,6 +321,9 @@ class Pool:
         check = ""
         if settings.server_check_query and now - server.idle_since >= settings.server_check_delay:
             check = settings.server_check_query
+        if not check and server.settings is client.wants and not client.asks_sequences:
+            self._start(server, client, now)
+            return
         changes: list[str] = []
         if server.settings is not client.wants:
             changes = session.changes(server.settings, client.wants, server.base)
@@ -332,9 +337,9 @@ class Pool:
             server.start(chores.prepare(check, changes))
         else:
             server.settings = client.wants
-            self._start(server, client)
+            self._start(server, client, now)
 
-    def _start(self, server: Server, client: Client) -> None:
+    def _start(self, server: Server, client: Client, now: float) -> None:
         server.move(ServerState.ACTIVE)
         server.deadline = 0.0
         if client.state is ClientState.GREETING:
@@ -346,7 +351,7 @@ class Pool:
             if self.settings.measures is not None and client.ident:
                 self._measure(server, client, self.settings.measures)
             if client.state is ClientState.WAITING:  # a pinned one may have nothing to ask
-                client.go()
+                client.go(now)
 
     def _measure(self, server: Server, client: Client, measures: Measures) -> None:
         """Have what the client asks measured, if all is or it is one of the sample."""
@@ -379,6 +384,9 @@ class Pool:
 
     def unlink(self, server: Server, client: Client) -> None:
         """Take a server and its client apart; what becomes of either is the caller's affair."""
+        self._part(server, client, self.now())
+
+    def _part(self, server: Server, client: Client, now: float) -> None:
         if server.meter is not None:
             server.meter.cut_off()
             server.meter = None
@@ -387,11 +395,12 @@ class Pool:
         server.torn = client.within_message
         if server.run is not None:
             self.lane.over(server)
-        client.unbrake(PEER_FULL | NAMES_FULL)
+        if client.braked:
+            client.unbrake(PEER_FULL | NAMES_FULL)
         client.again = b""
         client.holds = False
-        server.unbrake(PEER_FULL)
-        now = self.edge.now()
+        if server.braked:
+            server.unbrake(PEER_FULL)
         client.idle_since = server.idle_since = self.used_at = now
         server.busy_since = server.transaction_since = 0.0
         server.asked = b""
@@ -402,14 +411,19 @@ class Pool:
         """Take the server back if nothing speaks against it; called when it owes nothing."""
         client = server.client
         assert client is not None
-        now = self.edge.now()
-        if server.busy_since:
-            took = now - server.busy_since
-            self.counters.query_time += took
-            self.counters.query_times[bisect_left(BOUNDS, took)] += 1
+        now = self.now()
+        counters = self.counters
+        began = server.busy_since
+        place = 0
+        if began:
+            took = now - began
+            place = bucket(took)
+            counters.query_time += took
+            counters.query_times[place] += 1
             server.busy_since = 0.0
         server.idle_since = now
-        server.cancelled()
+        if server.timed_out is not None:
+            server.cancelled()
         mode = client.mode
         if server.status != codes.IDLE:
             if mode is PoolMode.STATEMENT:
@@ -423,8 +437,10 @@ class Pool:
             return
         if server.transaction_since:
             took = now - server.transaction_since
-            self.counters.transaction_time += took
-            self.counters.transaction_times[bisect_left(BOUNDS, took)] += 1
+            counters.transaction_time += took
+            if server.transaction_since != began:
+                place = bucket(took)
+            counters.transaction_times[place] += 1
             server.transaction_since = 0.0
         if server.cancels or client.within_message or server.farewell:
             return
@@ -450,8 +466,8 @@ class Pool:
             client.idle_since = now
             self.keeper.keep(server)
         else:
-            self.unlink(server, client)
-            self.offer(server)
+            self._part(server, client, now)
+            self._offer(server, now)
             if client.next_pool is not None:
                 self.hand_over(client, client.next_pool)
             client.rest()
@@ -468,11 +484,14 @@ class Pool:
 
     def offer(self, server: Server) -> None:
         """Give a clean server to whoever is next, or keep it idle."""
+        self._offer(server, self.now())
+
+    def _offer(self, server: Server, now: float) -> None:
         if server.cancels:
             if server.state is not ServerState.TIDYING:
                 server.move(ServerState.TIDYING)
             return
-        reason = self._unwanted(server, self.edge.now())
+        reason = self._unwanted(server, now)
         if reason is not None:
             self.close(server, reason)
             return
@@ -491,13 +510,14 @@ class Pool:
         """
         if self._serving:
             return
-        self._serving = True
-        try:
-            while self.idle and self.someone_waits():
-                client = self.waiting.popleft()
-                self.link(self._pick(client), client)
-        finally:
-            self._serving = False
+        if self.waiting:
+            self._serving = True
+            try:
+                while self.idle and self.someone_waits():
+                    client = self.waiting.popleft()
+                    self.link(self._pick(client), client, self.now())
+            finally:
+                self._serving = False
         if self.idle:
             for gauge in self.gauges:
                 gauge.share()
@@ -523,7 +543,9 @@ class Pool:
             return CloseReason.SERVER_LIFETIME
         if self.total - len(self.leaving) > settings.pool_size + settings.reserve_pool_size:
             return CloseReason.SHRUNK
-        oldest = self.waiting[0].waiting_since if self.someone_waits() else now
+        oldest = now
+        if self.waiting and self.someone_waits():
+            oldest = self.waiting[0].waiting_since
         for gauge in self.gauges:
             if gauge.limit and gauge.count - gauge.leaving > gauge.limit:
                 return CloseReason.SHRUNK
@@ -568,7 +590,7 @@ class Pool:
         elif failure is not None:
             self._not_set(server, client, ServerRefused(failure))
         elif client is not None:
-            self._start(server, client)
+            self._start(server, client, self.now())
         else:
             self.tidy(server, PoolMode.TRANSACTION, CloseReason.TERMINATED)
 

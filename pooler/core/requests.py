@@ -58,6 +58,7 @@ class Requests:
         "_prepared_flags",
         "cutter",
         "edits",
+        "foreseen",
         "names",
     )
 
@@ -66,6 +67,7 @@ class Requests:
         self.names = Names(client)
         self.cutter = client_cutter()
         self.edits: list[Edit] = []  # to be made in the chunk under way
+        self.foreseen: Hint | None = None  # of its first text, if that has been looked up already
         self._hinted: dict[bytes, Hint] = {}  # of prepared statements, by name
         self._own_limit = "lock_timeout" in client.startup  # set by the client itself
         self._prepared_flags = 0  # what EXECUTE of a statement prepared in SQL may do
@@ -92,6 +94,7 @@ class Requests:
             and client.pool.settings.max_prepared_statements > 0
         ) or len(self.names) > 0
         replacement = b""
+        foreseen, self.foreseen = self.foreseen, None
         at = cutter.scan(data, 0)
         while True:
             stop = cutter.stop
@@ -108,8 +111,11 @@ class Requests:
                 change = self._look_at_bind(body, server)
                 if change is not None and self._migrate(change, stop, server, at):
                     return at
-            elif stop in (codes.QUERY, codes.PARSE):
-                hint = client.pool.hints.of(body) if at + size <= end else TOO_LONG
+            elif stop == codes.QUERY or stop == codes.PARSE:
+                if foreseen is not None and at == 0:
+                    hint = foreseen
+                else:
+                    hint = client.pool.hints.of(body) if at + size <= end else TOO_LONG
                 if hint.shown is not None and client.mode is not PoolMode.SESSION:
                     hint, replacement = self._apply_policy(hint, stop, body)
                 if hint is not NOTHING:

@@ -5,14 +5,13 @@ it came to the client it is linked to. The pool alone links and unlinks. Knows n
 asks what is overdue.
 """
 
-from bisect import bisect_left
 from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from pooler.core import ddl, hints, policy, session, truth
 from pooler.core.chores import Chore, Unusable
-from pooler.core.counters import BOUNDS
+from pooler.core.counters import bucket
 from pooler.core.errors import CloseReason
 from pooler.core.ledger import (
     LEFT_OUT_CLOSE,
@@ -40,6 +39,7 @@ from pooler.wire.cutter import (
     MORE,
     BadMessage,
     server_cutter,
+    whole_reply,
 )
 
 if TYPE_CHECKING:
@@ -99,6 +99,8 @@ class ServerState(Enum):
     LEAVING = "leaving"  # told to go; counted until it has
     CLOSED = "closed"
 
+    after: tuple["ServerState", ...]  # as MOVES has it
+
     __hash__ = object.__hash__  # by identity: Enum's own is a call in Python
 
 
@@ -135,6 +137,8 @@ MOVES: Final[dict[ServerState, tuple[ServerState, ...]]] = {
     ServerState.LEAVING: (ServerState.CLOSED,),
     ServerState.CLOSED: (),
 }
+for _state, _after in MOVES.items():
+    _state.after = _after
 
 
 class Server(Peer):
@@ -215,7 +219,7 @@ class Server(Peer):
 
     def move(self, state: ServerState) -> None:
         """Change the state; an impossible move is a bug."""
-        if state not in MOVES[self.state]:
+        if state not in self.state.after:
             raise AssertionError(f"{self!r} cannot become {state.value}")
         self.state = state
 
@@ -317,6 +321,11 @@ class Server(Peer):
 
     def data_received(self, data: bytes) -> None:
         """Account for a chunk, and pass it on to the client."""
+        client = self.client
+        if self.ledger.awaits and client is not None and self.state is ServerState.ACTIVE:
+            answers = whole_reply(data)
+            if answers >= 0 and self._is_all(data, answers, client):
+                return
         if self.state is ServerState.LEAVING or self.state is ServerState.CLOSED:
             return
         before = self._cutter.left
@@ -364,6 +373,26 @@ class Server(Peer):
             or (self.state is ServerState.IDLE and self._cutter.left)
         ):
             self.pool.server_broke(self, "a reply that nobody asked for")
+
+    def _is_all(self, data: bytes, answers: int, client: "Client") -> bool:
+        """Pass on a chunk that answers all that is owed; False: it has to be looked at."""
+        if (
+            self._tail
+            or self._cutter.left
+            or self.meter is not None
+            or self.run is not None
+            or client.again
+            or client.holds
+            or not self.ledger.answered_by(answers)
+        ):
+            return False
+        self.status = data[-1]
+        self.excused = False
+        self._count_query()
+        client.send(data)
+        if client.server is self and self.ledger.settled:  # one of our own can have gone on
+            self.pool.settled(self)
+        return True
 
     # -- statements: see `statements`
 
@@ -560,7 +589,7 @@ class Server(Peer):
             now = self.pool.edge.now()
             took = now - self.busy_since
             counters.query_time += took
-            counters.query_times[bisect_left(BOUNDS, took)] += 1
+            counters.query_times[bucket(took)] += 1
             self.busy_since = now
             self.cancelled()
 

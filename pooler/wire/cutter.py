@@ -17,10 +17,12 @@ from typing import Final
 from pooler.wire.codes import (
     BIND,
     CLOSE,
+    COMMAND_COMPLETE,
     DESCRIBE,
     HEADER,
     LARGE_LIMIT,
     PARAMETER_DESCRIPTION,
+    READY_FOR_QUERY,
     SMALL_LIMIT,
 )
 
@@ -80,6 +82,17 @@ FROM_SERVER_CLOSELY: Final = bytes(
 
 NO_LIMITS: Final = bytes(256)
 
+_IN_REPLY: Final = bytes(
+    COUNT if kind in b"123nTCIs" else PASS if kind in b"DtN" else BAD for kind in range(256)
+)
+"""COUNT (1) for an answer, PASS (0) for what comes with one, BAD for what must be looked at."""
+_READY_SIZE: Final = HEADER + 1
+_READY_LENGTH: Final = bytes([0, 0, 0, HEADER])
+_HARMLESS: Final = frozenset(
+    (b"SEL", b"INS", b"UPD", b"DEL", b"MER", b"BEG", b"COM", b"ROL", b"FET")
+)
+"""How command tags begin that say nothing of the session's state."""
+
 
 class Cutter:
     """One direction of one connection."""
@@ -138,6 +151,33 @@ class Cutter:
     def pass_over(self, data: bytes, at: int) -> int:
         """Treat the message that `scan` stopped at as PASS, complete or not, and walk on."""
         return self.scan(data, at + self.size)
+
+
+def whole_reply(data: bytes) -> int:
+    """Return how many answers a chunk has that is one whole reply to a Query or a Sync, else -1.
+
+    Whole messages that have nothing to be looked at, and ReadyForQuery behind them: what nearly all
+    chunks are. Answers are such as the ledger counts.
+    """
+    end = len(data)
+    last = end - _READY_SIZE
+    if last < 0 or data[last] != READY_FOR_QUERY:
+        return -1
+    answers = 0
+    at = 0
+    while at < last:
+        kind = data[at]
+        mark = _IN_REPLY[kind]
+        if mark == BAD:
+            return -1
+        if kind == COMMAND_COMPLETE and data[at + HEADER : at + HEADER + 3] not in _HARMLESS:
+            return -1
+        answers += mark
+        size = 1 + (data[at + 1] << 24 | data[at + 2] << 16 | data[at + 3] << 8 | data[at + 4])
+        if size < HEADER:
+            return -1
+        at += size
+    return answers if at == last and data[last + 1 : end - 1] == _READY_LENGTH else -1
 
 
 def peek(data: bytes, at: int) -> tuple[int, int]:
