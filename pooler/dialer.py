@@ -132,12 +132,14 @@ class ServerLogin(ServerDialogue[Welcome]):
 
     def failed(self, error: LoginFailed | Refused) -> None:
         """Hand the reason over, as an error that clients can be told."""
-        if not self.result.done():
-            self.result.set_exception(
-                ServerRefused(error.fields)
-                if isinstance(error, Refused)
-                else ServerFault(error.sqlstate, error.text, lasting=True)  # we will not log in
-            )
+        if self.result.done():
+            return
+        if isinstance(error, Refused):
+            self.result.set_exception(ServerRefused(error.fields))
+        else:
+            # garbage may have been no server's; for any other reason we will not log in
+            garbage = error.sqlstate == codes.PROTOCOL_VIOLATION
+            self.result.set_exception(ServerFault(error.sqlstate, error.text, lasting=not garbage))
 
     def cut_off(self, error: BaseException | None) -> None:
         """The server hung up."""
