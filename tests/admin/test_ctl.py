@@ -93,7 +93,9 @@ def test_over_tcp(operated: Pooler) -> None:
 
 def test_socket_is_found(run_with_config: RunWithConfig, tmp_path: Path) -> None:
     """Where nothing is configured: the one pooler of this user, or the one that is meant."""
-    home = {"XDG_RUNTIME_DIR": str(tmp_path)}
+    elsewhere = tmp_path / "tmp"  # root finds everybody's, and other tests have theirs
+    elsewhere.mkdir()
+    home = {"XDG_RUNTIME_DIR": str(tmp_path), "TMPDIR": str(elsewhere)}
     none = ctl("show", "state", **home)
     assert none.returncode == UNREACHABLE
     assert "no pooler of this user runs here" in none.stderr

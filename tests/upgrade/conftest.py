@@ -19,11 +19,18 @@ StartLine = Callable[..., Line]
 
 
 @pytest.fixture
+def database(make_database: Callable[[], str]) -> str:
+    """The database that all clients of a line come to, by whatever name: nobody else does."""
+    return make_database()
+
+
+@pytest.fixture
 def start_line(
-    default_config: Config, tmp_path: Path, request: pytest.FixtureRequest
+    default_config: Config, database: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[StartLine]:
     """Starts poolers to be upgraded: `start_line(databases={"*": {"pool_size": 1}})`."""
-    adopt_orphans()
+    adopt_orphans(True)
+    default_config = merged(default_config, {"databases": {"*": {"dbname": database}}})
     lines: list[Line] = []
 
     def start(*, options: tuple[str, ...] = (), **overrides: Any) -> Line:
@@ -40,6 +47,7 @@ def start_line(
         if failed:
             print(line.log_text)
         line.close()
+    adopt_orphans(False)
 
 
 _FAILED = pytest.StashKey[bool]()

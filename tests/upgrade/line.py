@@ -15,9 +15,9 @@ _PR_SET_CHILD_SUBREAPER = 36
 UPGRADE_TIMEOUT = 30.0  # seconds
 
 
-def adopt_orphans() -> None:
+def adopt_orphans(adopts: bool, /) -> None:
     """Be the parent of processes whose own parent ends: else nobody could wait for a successor."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, int(adopts), 0, 0, 0)
 
 
 class Successor:

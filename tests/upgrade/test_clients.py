@@ -107,7 +107,9 @@ def test_a_pinned_client_follows_when_its_pin_ends(start_line: StartLine) -> Non
         assert client.values("SELECT 2") == [[b"2"]]
 
 
-def test_both_processes_share_one_place(start_line: StartLine, postgres: Postgres) -> None:
+def test_both_processes_share_one_place(
+    start_line: StartLine, postgres: Postgres, database: str
+) -> None:
     """A client that stays with the old one, and those of the new one, by turns."""
     line = start_line(
         databases={"*": {"pool_size": 1}},
@@ -118,7 +120,7 @@ def test_both_processes_share_one_place(start_line: StartLine, postgres: Postgre
         pid = start_of_upgrade(line)
         moves.send(raw.query("SELECT 'mine'"))
         assert moves.is_silent()
-        assert len(postgres.backends("app")) == 1
+        assert len(postgres.backends(database)) == 1
         stays.values("SELECT pg_advisory_unlock(43)")
         assert raw.rows(moves.read_until()) == [[b"mine"]]
         line.follow(pid)
@@ -195,7 +197,7 @@ def waiters(line: Line) -> float:
 
 
 def test_both_processes_are_served_by_turns(
-    start_line: StartLine, postgres: Postgres, tmp_path: Path
+    start_line: StartLine, postgres: Postgres, database: str, tmp_path: Path
 ) -> None:
     """One place: a client that stays with the old process, and one of the new one."""
     certificate = Authority(tmp_path).issue("pooler")
@@ -218,7 +220,7 @@ def test_both_processes_are_served_by_turns(
     with (
         line.connect(sslmode="require") as stays,
         line.connect(sslmode="disable") as moves,
-        Census(postgres, "app", limit=1),
+        Census(postgres, database, limit=1),
     ):
         pid = start_of_upgrade(line)
         threads = [

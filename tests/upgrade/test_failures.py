@@ -56,11 +56,11 @@ def test_a_successor_that_dies_before_it_serves(start_line: StartLine) -> None:
 
 
 def test_a_successor_that_is_killed_while_clients_move(
-    start_line: StartLine, postgres: Postgres
+    start_line: StartLine, postgres: Postgres, database: str
 ) -> None:
     """Those that it had are lost with it; the others, and whoever comes, are served as before."""
     line = start_line(databases={"*": {"pool_size": 3}})
-    with Census(postgres, "app", limit=4), login(line) as stays, login(line) as moves:
+    with Census(postgres, database, limit=4), login(line) as stays, login(line) as moves:
         stays.values("BEGIN")
         seen = line.ask()
         successor = line.event(seen, event="replaced")["successor"]

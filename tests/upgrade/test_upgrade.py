@@ -24,8 +24,13 @@ def test_an_idle_client_goes_on(start_line: StartLine) -> None:
     assert isinstance(client, psycopg.Connection)
 
 
-def test_two_upgrades_under_load(start_line: StartLine, postgres: Postgres) -> None:
-    entry = {"host": postgres.host, "port": postgres.port, "password": PASSWORDS["app"]}
+def test_two_upgrades_under_load(start_line: StartLine, postgres: Postgres, database: str) -> None:
+    entry = {
+        "host": postgres.host,
+        "port": postgres.port,
+        "dbname": database,
+        "password": PASSWORDS["app"],
+    }
     databases = {"*": entry}
     line = start_line(
         auth={"type": "trust"},
@@ -34,7 +39,7 @@ def test_two_upgrades_under_load(start_line: StartLine, postgres: Postgres) -> N
         limits={"max_client_connections": 500},
         logging={"log_connections": False, "log_disconnections": False},
     )
-    with Census(postgres, "app", limit=8), sessions(line, listeners=10) as finish:
+    with Census(postgres, database, limit=8), sessions(line, listeners=10) as finish:
         for size in (7, 8):
             line.upgrade()
             line.reload({**line.config, "defaults": {"pool_size": size}, "databases": databases})
