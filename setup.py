@@ -24,6 +24,7 @@ INTERPRETED = frozenset(
     {
         "__init__.py",
         "edge.py",  # subclassed by what is not compiled
+        "errors.py",  # likewise
     }
 )
 COMMANDS = frozenset({"bdist_wheel", "build", "build_ext", "install"})

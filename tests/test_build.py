@@ -12,7 +12,7 @@ import pooler
 from tests.test_architecture import LAYERS, MODULES
 
 ROOT = Path(pooler.__file__).parents[1]
-INTERPRETED = {"pooler.core.edge"}
+INTERPRETED = {"pooler.core.edge", "pooler.core.errors"}
 """Subclassed by what is not compiled."""
 
 
