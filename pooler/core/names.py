@@ -313,7 +313,7 @@ class Names:
 
     def describe(self, body: bytes, server: "Server", kinds: bytearray) -> bytes | None:
         """Take a Describe."""
-        name = body[1:-1]
+        name = body[1:-1] if len(body) > 1 else b""  # compiled, a slice must not end first
         entry = self.known(name or UNNAMED, server, kinds) if body[:1] == b"S" else None
         if body == b"S\0" and entry is None:
             if self.unnamed_here:
@@ -360,7 +360,7 @@ class Names:
 
     def close(self, body: bytes, server: "Server", kinds: bytearray) -> bytes | None:
         """Take a Close."""
-        name = body[1:-1]
+        name = body[1:-1] if len(body) > 1 else b""  # compiled, a slice must not end first
         if body[:1] != b"S" or not (self.known(name, server, kinds) or foreign(name)):
             return None
         effect = self.plan(Effect(None, name, None, server.group_of(kinds)))
