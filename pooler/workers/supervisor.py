@@ -14,6 +14,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Awaitable, Iterable, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 import pooler
@@ -27,6 +28,7 @@ from pooler.core.settings import Route
 from pooler.listener import Address, bind, unlink, wanted
 from pooler.notify import notify, reloading
 from pooler.reload import Load, Overlay, ReloadRefused, problems_of
+from pooler.service import ROUTES
 from pooler.shutdown import Stop
 from pooler.sockets import socket_address, tcp_sockets
 from pooler.watch import watch
@@ -85,6 +87,7 @@ class Supervisor:
         self._load = load
         self._command = command
         self.config = config
+        self._resolve = lru_cache(ROUTES)(config.resolve)
         self.count = self.config.workers
         self._budget = Budget(self._limits, self._tell_allotment)
         self._serial = 0
@@ -372,7 +375,7 @@ class Supervisor:
 
     def _admit(self, number: int, database: str, user: str) -> str:
         """Count a client; or return the name of the limit that forbids it."""
-        route = self.config.resolve(database, user)
+        route = self._resolve(database, user)
         if route is not None:
             limits = (
                 (_ALL, "", self.config.limits.max_client_connections),
@@ -388,7 +391,10 @@ class Supervisor:
         return ""
 
     def _gone(self, number: int, database: str, user: str) -> None:
-        self._workers[number].clients[database, user] -= 1
+        clients = self._workers[number].clients
+        clients[database, user] -= 1
+        if not clients[database, user]:  # clients choose names
+            del clients[database, user]
         self._count(database, user, -1)
 
     def _count(self, database: str, user: str, change: int) -> None:
@@ -449,6 +455,7 @@ class Supervisor:
             self._tell_others(-1, "discard")
             raise ReloadRefused(problems)
         self.config = config
+        self._resolve = lru_cache(ROUTES)(config.resolve)
         self._overlay = overlay
         self._sockets.update(bound)
         for address in set(self._sockets) - set(wanted(config)):
