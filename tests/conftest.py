@@ -6,10 +6,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+from hypothesis import settings
 
 from tests.support.leftovers import nothing_left_over
 from tests.support.pooler import Config, Pooler, merged
 from tests.support.postgres import PASSWORDS, Postgres
+
+settings.register_profile("same", derandomize=True, database=None)
+settings.register_profile("search", print_blob=True)
+settings.load_profile("same")  # --hypothesis-profile=search looks for new examples
 
 _SERVERS = pytest.StashKey[dict[Postgres, int]]()  # with the length of its log before the test
 _POOLERS = pytest.StashKey[list[Pooler]]()

@@ -230,6 +230,7 @@ class Session:
         self.status = codes.IDLE
         self.statements: dict[bytes, tuple[str, int]] = {}  # text, and shape of the result
         self.portals: dict[bytes, str] = {}
+        self.ran: set[bytes] = set()  # portals that have been run to their end
         self.pending: deque[str] = deque()  # statements of the simple query being run
         self.simple = False
         self.sleeping: str | None = None
@@ -352,7 +353,7 @@ class Session:
             self._describe(first[:1], first[1:])
         elif kind == codes.EXECUTE:
             if first in self.portals:
-                self._run(self.portals[first])
+                self._execute(first)
             else:
                 self._fail("34000", f'portal "{first.decode()}" does not exist')
         elif kind == codes.CLOSE:
@@ -396,7 +397,19 @@ class Session:
             self._fail("42P03", f'cursor "{portal.decode()}" already exists')
         else:
             self.portals[portal] = sql
+            self.ran.discard(portal)
             self.say(build.message(codes.BIND_COMPLETE, b""))
+
+    def _execute(self, portal: bytes) -> None:
+        """Run a portal; once it has run, a query has no more rows, and no other can be run."""
+        sql = self.portals[portal]
+        if portal not in self.ran or not sql or self.status == codes.FAILED_TRANSACTION:
+            self.ran.add(portal)
+            self._run(sql)
+        elif sql.startswith(("select", "shape", "sleep")):
+            self._done("select")
+        else:
+            self._fail("55000", f'portal "{portal.decode()}" cannot be run')
 
     def _find(self, name: bytes) -> bool:
         if name not in self.statements:

@@ -1,19 +1,21 @@
 """What a test session leaves behind: processes it started, files in its temporary folder."""
 
+import contextlib
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
+from pooler.admin.socket import found
+
 MARK = "TEST_SESSION_OF_POOLER"
 """An environment variable that our children inherit; POOLER_... would be taken for a setting."""
 
 
-@contextmanager
+@contextlib.contextmanager
 def nothing_left_over(grace: float = 5.0) -> Iterator[Path]:
     """Give a temporary folder, made the default one; fail when anything is left at the end.
 
@@ -28,12 +30,21 @@ def nothing_left_over(grace: float = 5.0) -> Iterator[Path]:
             patch.setenv("TMPDIR", name)
             patch.setenv(MARK, mark)
             yield folder
+            _sweep()
         deadline = time.monotonic() + grace
         while (
             left := [*_processes(mark, folder), *_files(folder)]
         ) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert not left, f"the tests left behind: {', '.join(left)}"
+
+
+def _sweep() -> None:
+    """Remove the sockets of poolers that were killed, as the next `pooler ctl` would."""
+    found()
+    for empty in Path(tempfile.gettempdir()).glob("pooler-*"):
+        with contextlib.suppress(OSError):
+            empty.rmdir()
 
 
 def _processes(mark: str, folder: Path) -> Iterator[str]:
