@@ -92,6 +92,7 @@ class Client(Peer):
         super().__init__(transport, name)
         # for ever
         self.pool = pool
+        self.counters = pool.counters if ident else pool.own_counters  # those that it adds to
         self.next_pool: Pool | None = None  # to be moved to when its transaction ends
         self.ident = ident
         self.database = database
@@ -174,7 +175,7 @@ class Client(Peer):
 
     def send(self, data: bytes) -> None:
         """Write to the client."""
-        self.pool.counters.sent += len(data)
+        self.counters.sent += len(data)
         try:
             self.transport.write(data)
         except RuntimeError:  # uvloop: reset by the client, and `connection_lost` is on its way
@@ -248,7 +249,7 @@ class Client(Peer):
         server = self.server
         assert server is not None
         cutter = self._cutter
-        self.pool.counters.received += len(data)
+        self.counters.received += len(data)
         before = cutter.left
         fresh = server.ledger.settled
         if fresh and self.names.recent:
@@ -414,7 +415,7 @@ class Client(Peer):
         """
         self.move(ClientState.IDLE)
         self.unbrake(HELD_FULL)
-        self.pool.counters.error(error.origin, error.sqlstate)
+        self.counters.error(error.origin, error.sqlstate)
         kind, size = peek(self._held, 0)
         self.send(error.response("ERROR"))
         if kind == codes.QUERY or kind == codes.FUNCTION_CALL:
@@ -433,7 +434,7 @@ class Client(Peer):
     def fail(self, error: PoolerError, reason: CloseReason) -> None:
         """Tell the client why, and close."""
         if self.state is not ClientState.CLOSED:
-            self.pool.counters.error(error.origin, error.sqlstate)
+            self.counters.error(error.origin, error.sqlstate)
             if self.server is None or not self.server.within_message:
                 self.transport.write(error.response())
             self.close(reason, error.text)

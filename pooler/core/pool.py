@@ -82,6 +82,7 @@ class Pool:
         self.single_use = single_use  # replication: a server serves one client and leaves
         self.internal = internal  # serves the pooler itself
         self.counters = Counters()
+        self.own_counters = Counters()  # what clients of our own do: nobody is told
         for gauge in gauges:
             gauge.pools.append(self)
         # by configuration
@@ -293,7 +294,7 @@ class Pool:
 
     def link(self, server: Server, client: Client, now: float) -> None:
         """Give a server to a client, once it is set as that wants."""
-        counters = self.counters
+        counters = server.counters = client.counters
         counters.assignments += 1
         waited = now - client.waiting_since
         counters.wait_time += waited
@@ -412,7 +413,7 @@ class Pool:
         client = server.client
         assert client is not None
         now = self.now()
-        counters = self.counters
+        counters = server.counters
         began = server.busy_since
         place = 0
         if began:
@@ -674,7 +675,7 @@ class Pool:
 
     def cancel_client(self, client: Client) -> None:
         """Do what a client's own cancel request asks for."""
-        self.counters.cancel_requests += 1
+        client.counters.cancel_requests += 1
         server = client.server
         if client.state is ClientState.WAITING:
             if server is not None:  # being prepared: it goes on, for whoever is next
@@ -924,6 +925,7 @@ class Pool:
         del self.clients[client]
         other.clients[client] = None
         client.pool = other
+        client.counters = other.counters if client.ident else other.own_counters
         client.names.move(other.registry)
         if is_waiting(client):
             self.waiting.remove(client)
