@@ -28,6 +28,13 @@ if TYPE_CHECKING:
 WATCHED_AFTER: Final = 0.5
 """Seconds after which it is asked what a change waits for, and then again after as many."""
 
+CANCELED: Final = PoolerError(codes.QUERY_CANCELED, "canceling statement due to user request")
+"""What a client is told whose wait was cancelled, for a server or for others in the lane."""
+
+_FLUSH: Final = build.message(codes.FLUSH, b"")
+_ABORTED: Final = "25P02"
+_GIVEN_UP: Final = "canceled while it waited for other changes of the schema"
+_FAILING: Final = f"SELECT '{_GIVEN_UP}'::pg_catalog.bool".encode()
 _SPARE: Final = SPARE + b"\0"
 _SET: Final = (
     "SELECT 1 WHERE CASE pg_catalog.current_setting('lock_timeout') WHEN '0'"
@@ -39,11 +46,12 @@ _SET: Final = (
 class Run:
     """The changes of one transaction."""
 
-    __slots__ = ("asked", "guarded", "outline", "since", "waited", "watched")
+    __slots__ = ("asked", "cancelled", "guarded", "outline", "since", "waited", "watched")
 
     def __init__(self) -> None:
         self.guarded = False  # a `lock_timeout` has been set, or was looked for
         self.asked = False  # the answer to that has not come
+        self.cancelled = False  # its client has, while it waited for others
         self.outline = ""  # of the statement under way, for people
         self.since = 0.0  # the time when it was sent
         self.watched = 0.0  # the time up to which is known what it waited for
@@ -63,7 +71,7 @@ class Lane:
 
     def enter(self, change: ddl.Change, client: Client, server: "Server") -> bool:
         """Note that a client is about to change the schema; False: it has to wait for others."""
-        run = server.run
+        run = self.running.get(server)
         settings = self._pool.settings.migrations
         if run is None:
             if settings.max_concurrent and len(self.running) >= settings.max_concurrent:
@@ -74,6 +82,25 @@ class Lane:
         run.outline = change.outline
         run.since = run.watched = self._pool.edge.now()
         run.waited = -1.0
+        return True
+
+    def cancel(self, client: Client) -> bool:
+        """Have what a client waits with fail; False: it does not wait here.
+
+        The server is made to fail in its place, so that the transaction fails, too. What else it
+        does at that time is cancelled as ever.
+        """
+        server = client.server
+        if self.waiting.pop(client, None) is None or server is None or not client.holds:
+            return False
+        if server.ledger.skipping:  # nothing of it will be done
+            return False
+        run = server.run = Run()
+        run.asked = run.cancelled = True
+        server.effects.append(Effect())
+        kinds = bytearray([OUR_PARSE])
+        server.send(build.message(codes.PARSE, _SPARE + _FAILING + b"\0\0\0") + _FLUSH, kinds)
+        server.watch(kinds)
         return True
 
     def guard(self, server: "Server", kinds: bytearray) -> bytes:
@@ -110,6 +137,11 @@ class Lane:
     def failed(self, server: "Server", fields: dict[str, str], body: bytes) -> bytes | None:
         """Tell of one that has failed; return what its client is told instead, if anything."""
         run = server.run
+        if run is not None and run.cancelled:
+            run.cancelled = False
+            given_up = _GIVEN_UP in fields.get("M", "")
+            if given_up or fields.get("C") == _ABORTED:
+                return CANCELED.response("ERROR")
         if run is None or not run.outline:
             return None
         timeout = self._pool.settings.migrations.lock_timeout

@@ -30,7 +30,7 @@ from pooler.core.errors import (
 )
 from pooler.core.hints import Hints
 from pooler.core.keeper import Keeper, at_rest
-from pooler.core.lane import Lane
+from pooler.core.lane import CANCELED, Lane
 from pooler.core.meter import Meter
 from pooler.core.peer import NAMES_FULL, PEER_FULL
 from pooler.core.pins import Pin
@@ -684,11 +684,11 @@ class Pool:
                 self.unlink(server, client)
             elif client.asked is None:
                 self.waiting.remove(client)
-            client.refuse(
-                PoolerError(codes.QUERY_CANCELED, "canceling statement due to user request")
-            )
-        elif client.state is ClientState.ACTIVE and server is not None and server.ledger.owed:
-            self.cancel(server)
+            client.refuse(CANCELED)
+        elif client.state is ClientState.ACTIVE and server is not None:
+            if server.ledger.owed:
+                self.cancel(server)
+            self.lane.cancel(client)
 
     # -- clients and servers go
 

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from tests.conftest import RunWithConfig
-from tests.live.conftest import Login
+from tests.live.conftest import Login, cancel
 from tests.support import rawclient as raw
 from tests.support.pooler import Pooler
 from tests.support.postgres import Postgres
@@ -187,6 +187,48 @@ def test_changes_at_once_have_a_cap(
             order.append("first")
         thread.join(10)
     assert order == ["first", "second"]
+
+
+@pytest.mark.parametrize("way", ["simple", "block", "failed block", "extended", "prepared"])
+def test_a_cancel_reaches_who_waits_for_others(
+    run_with_config: RunWithConfig, login: Login, table: str, way: str
+) -> None:
+    """At once, as if the server had been at work; and the lane goes on."""
+    pooler = run(run_with_config, max_concurrent=1)
+    sql = "CREATE TABLE lane2 (id int)"
+    bound = raw.bind() + raw.execute() + raw.sync()
+    with pooler.connect() as first, login(at=pooler) as waiting:
+        request, status = raw.query(sql), b"I"
+        if way == "extended":
+            request = raw.parse(sql) + bound
+        elif way == "prepared":
+            waiting.send(raw.parse(sql, "change") + raw.sync())
+            assert raw.kinds(waiting.read_until()) == b"1Z"
+            request = raw.bind(statement="change") + raw.execute() + raw.sync()
+        if "block" in way:
+            waiting.query("BEGIN")
+            status = b"E"
+        if way == "failed block":
+            waiting.query("SELECT 1/0")
+        with first.transaction():
+            first.execute(f"ALTER TABLE {table} ADD COLUMN a int")
+            waiting.send(request)
+
+            def answered() -> bool:
+                cancel(pooler, waiting.pid, waiting.key)
+                return not waiting.is_silent(0.1)
+
+            wait_until(answered)
+            replies = waiting.read_until()
+            assert raw.kinds(replies) == b"EZ"
+            assert raw.error_fields(replies[0][1])["C"] == "57014"
+            assert replies[-1] == (b"Z", status)
+            if "block" in way:
+                assert raw.kinds(waiting.query("ROLLBACK")) == b"CZ"
+            assert waiting.values("SELECT 7") == [[b"7"]]
+        waiting.send(request)
+        assert b"C" in raw.kinds(waiting.read_until())
+        assert waiting.values("SELECT count(*) FROM lane2") == [[b"0"]]
 
 
 def test_who_waits_for_others_does_not_for_ever(run_with_config: RunWithConfig, table: str) -> None:
