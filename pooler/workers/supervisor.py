@@ -7,7 +7,6 @@ or none.
 """
 
 import asyncio
-import contextlib
 import logging
 import signal
 import socket
@@ -26,10 +25,10 @@ from pooler.core.errors import PoolerError
 from pooler.core.routes import AUTH
 from pooler.core.settings import Route
 from pooler.listener import Address, bind, unlink, wanted
-from pooler.notify import notify, reloading
-from pooler.reload import Load, Overlay, ReloadRefused, problems_of
+from pooler.notify import notify
+from pooler.reload import Load, Overlay, Reloader, ReloadRefused, problems_of
 from pooler.service import ROUTES
-from pooler.shutdown import Stop
+from pooler.shutdown import End, Stop
 from pooler.sockets import socket_address, tcp_sockets
 from pooler.watch import watch
 from pooler.wire import codes
@@ -97,12 +96,9 @@ class Supervisor:
         self._keepers: dict[int, asyncio.Task[None]] = {}
         self._failures = [0] * self.count  # ends in a row that came soon
         self._clients: Counter[tuple[str, str]] = Counter()  # by what limits count
-        self._reload_wanted = asyncio.Event()
-        self._reloading = asyncio.Lock()
         self._overlay: Overlay = {}
-        self._how: Stop | None = None
-        self._stop_timeout: float | None = None
-        self._stop_changed = asyncio.Event()
+        self._reloader = Reloader(self._reload, lambda: self._overlay, lambda: False)
+        self._end = End()
 
     # -- life
 
@@ -123,7 +119,7 @@ class Supervisor:
         for sign in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(sign, self.stop)
         loop.add_signal_handler(signal.SIGQUIT, self.stop, Stop.NOW)
-        loop.add_signal_handler(signal.SIGHUP, self._reload_as_asked)
+        loop.add_signal_handler(signal.SIGHUP, self._reloader.ask)
         loop.add_signal_handler(signal.SIGUSR2, _cannot_be_replaced)
         tasks: list[asyncio.Task[None]] = []
         status = 1
@@ -132,14 +128,14 @@ class Supervisor:
             for number in range(self.count):
                 self._keepers[number] = loop.create_task(self._keep(number))
             files = watch(
-                lambda: self.config.files, lambda: self.config.seen, self._reload_wanted.set
+                lambda: self.config.files, lambda: self.config.seen, self._reloader.changed
             )
-            duties = (self._tick(), self._reload_when_asked(), files)
+            duties = (self._tick(), self._reloader.serve(), files)
             tasks = [loop.create_task(duty) for duty in duties]
             self._report_addresses()
             logs.event(logging.INFO, "ready")
             notify("READY=1")
-            await self._stop_changed.wait()
+            await self._end.changed.wait()
             status = 0
         except StartFailed as failed:
             logs.event(logging.ERROR, "worker did not start", worker=failed.number)
@@ -154,10 +150,7 @@ class Supervisor:
 
     def stop(self, how: Stop = Stop.SERVERS, timeout: float | None = None) -> None:
         """Have all workers end, as `Service.stop` says, and then this process."""
-        if self._how is not None and how.haste <= self._how.haste:
-            how = Stop.NOW
-        self._how, self._stop_timeout = how, timeout
-        self._stop_changed.set()
+        self._end.want(how, timeout)
 
     async def _stop(self) -> None:
         """Have every worker drain and leave, and kill who does not."""
@@ -166,15 +159,15 @@ class Supervisor:
         notify("STOPPING=1")
         workers = list(self._workers.values())
         ended = asyncio.create_task(_all(worker.process.wait() for worker in workers))
+        end = self._end
         while not ended.done():
-            self._stop_changed.clear()
-            how = self._how or Stop.NOW
-            logs.event(logging.INFO, "stopping", how=how.value or "NOW")
+            end.changed.clear()
+            logs.event(logging.INFO, "stopping", how=end.how.value or "NOW")
             for worker in workers:
-                worker.channel.tell("stop", how.name, self._stop_timeout)
-            changed = asyncio.create_task(self._stop_changed.wait())
+                worker.channel.tell("stop", end.how.name, end.timeout)
+            changed = asyncio.create_task(end.changed.wait())
             await asyncio.wait(
-                {changed, ended}, timeout=self._patience(how), return_when=asyncio.FIRST_COMPLETED
+                {changed, ended}, timeout=self._patience(), return_when=asyncio.FIRST_COMPLETED
             )
             if not (ended.done() or changed.done()):
                 for worker in workers:
@@ -184,14 +177,12 @@ class Supervisor:
         for worker in workers:
             worker.channel.close()
 
-    def _patience(self, how: Stop) -> float | None:
+    def _patience(self) -> float | None:
         """Return the seconds that workers have to leave, None if there is no limit."""
-        timeouts = self.config.timeouts
-        limit = self._stop_timeout
-        if how is Stop.NOW:
-            limit = 0.0
-        elif limit is None and how is Stop.SERVERS:
-            limit = timeouts.shutdown_timeout or None
+        end, timeouts = self._end, self.config.timeouts
+        limit = end.patience(timeouts.shutdown_timeout)
+        if end.how is Stop.CLIENTS:
+            limit = None if limit is None or end.timeout is None else limit + end.timeout
         return None if limit is None else limit + timeouts.shutdown_delay + LAST_WORDS
 
     # -- workers
@@ -405,43 +396,21 @@ class Supervisor:
 
     # -- configuration
 
-    def _reload_as_asked(self) -> None:
-        """Go by the files alone, as SIGHUP wants."""
-        self._overlay = {}
-        self._reload_wanted.set()
-
-    async def _reload_when_asked(self) -> None:
-        while True:
-            await self._reload_wanted.wait()
-            self._reload_wanted.clear()
-            notify(*reloading())
-            with contextlib.suppress(ReloadRefused):  # which has been logged
-                await self.reload(self._overlay)
-            notify("READY=1")
-
     async def _reload_for(
         self, pairs: Pairs
     ) -> tuple[list[str], list[tuple[str, str | None, str | None]]]:
         """Reload for a worker's console: return what speaks against it, or what has changed."""
         try:
-            found = await self.reload({tuple(path): value for path, value in pairs})
+            found = await self._reloader.reload({tuple(path): value for path, value in pairs})
             return [], [(change.path, change.old, change.new) for change in found]
         except ReloadRefused as refused:
             return refused.problems, []
 
-    async def reload(self, overlay: Overlay) -> list[Change]:
+    async def _reload(self, overlay: Overlay) -> list[Change]:
         """Have every worker go by the configuration that is there now, or none of them.
 
         Returns what is different now; ReloadRefused: nothing is.
         """
-        async with self._reloading:
-            try:
-                return await self._reload(overlay)
-            except ReloadRefused as refused:
-                logs.event(logging.ERROR, "reload failed", problems=refused.problems)
-                raise
-
-    async def _reload(self, overlay: Overlay) -> list[Change]:
         try:
             config = self._load(overlay)
             bound = self._bind(config)
