@@ -100,6 +100,7 @@ class Service(Observer):
         """
         super().__init__(config)
         # for ever
+        self.name = ""  # among the processes of this pooler, if there are several
         self.load = load
         self.overlay: Overlay = {}
         self.login_key = secrets.token_bytes(32)

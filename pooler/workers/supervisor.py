@@ -13,7 +13,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Awaitable, Iterable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final
 
 import pooler
@@ -25,6 +25,7 @@ from pooler.core.errors import PoolerError
 from pooler.core.routes import AUTH
 from pooler.core.settings import Route
 from pooler.listener import Address, bind, unlink, wanted
+from pooler.metrics.process import SUPERVISOR, usage
 from pooler.notify import notify
 from pooler.reload import Load, Overlay, Reloader, ReloadRefused, problems_of
 from pooler.service import ROUTES
@@ -88,7 +89,8 @@ class Supervisor:
         self.config = config
         self._resolve = lru_cache(ROUTES)(config.resolve)
         self.count = self.config.workers
-        self._budget = Budget(self._limits, self._tell_allotment)
+        self._budget = Budget(self._limits, partial(self._tell_allotment, "allot"))
+        self._lanes = Budget(self._lane_limits, partial(self._tell_allotment, "places"))
         self._serial = 0
         self._ears = Ears(self._tell)
         self._workers: dict[int, Process] = {}
@@ -224,14 +226,15 @@ class Supervisor:
             sock,
             {
                 "ready": lambda pid: self._workers[number].ready.set(),
-                "report": lambda news: self._report(serial, news),
+                "report": lambda news: _report(self._budget, serial, news),
+                "report_lanes": lambda news: _report(self._lanes, serial, news),
                 "admit": lambda database, user: self._admit(number, database, user),
                 "gone": lambda database, user: self._gone(number, database, user),
-                "cancel": lambda pid, secret: self._tell_others(number, "cancel", pid, secret),
-                "doubt": lambda address: self._tell_others(number, "doubt", address),
+                "tell_others": partial(self._tell_others, number),
                 "others": lambda within, name, *arguments: self._call_all(
                     name, *arguments, but=number, within=within
                 ),
+                "usage": partial(usage, SUPERVISOR),
                 "at": self._at,
                 "reload": self._reload_for,
                 "stop": lambda how, timeout: self.stop(Stop[how], timeout),
@@ -271,7 +274,8 @@ class Supervisor:
         """Take back what a worker had."""
         self._workers.pop(worker.number, None)
         worker.channel.close()
-        asyncio.get_running_loop().call_later(GRACE, self._budget.left, worker.serial)
+        for budget in (self._budget, self._lanes):
+            asyncio.get_running_loop().call_later(GRACE, budget.left, worker.serial)
         self._ears.left(worker.number)
         for (database, user), count in worker.clients.items():
             self._count(database, user, -count)
@@ -334,6 +338,7 @@ class Supervisor:
         while True:
             await asyncio.sleep(TICK)
             self._budget.rebalance()
+            self._lanes.rebalance()
 
     def _limits(self, name: PoolName) -> Limits:
         """Return the limits of a pool, which its name resolves to."""
@@ -353,14 +358,17 @@ class Supervisor:
         config = self.config
         return (config.auth_route if kind == AUTH else config.resolve)(database, user)
 
-    def _tell_allotment(self, serial: int, name: PoolName, allotment: int, round_: int) -> None:
+    def _lane_limits(self, name: PoolName) -> Limits:
+        """Return how many changes of the schema may be under way in a pool."""
+        route = self._route(name)
+        return NO_LIMITS if route is None else Limits(route.pool.migrations.max_concurrent)
+
+    def _tell_allotment(
+        self, message: str, serial: int, name: PoolName, allotment: int, round_: int
+    ) -> None:
         for worker in self._workers.values():
             if worker.serial == serial:
-                worker.channel.tell("allot", name, allotment, round_)
-
-    def _report(self, serial: int, news: Iterable[tuple[Any, ...]]) -> None:
-        for (database, user, kind), answers, *report in news:
-            self._budget.report(serial, (database, user, kind), answers, Report(*report))
+                worker.channel.tell(message, name, allotment, round_)
 
     # -- clients
 
@@ -431,6 +439,7 @@ class Supervisor:
             _close(self._sockets.pop(address))
         await self._call_all("commit")
         self._budget.configure()
+        self._lanes.configure()
         logs.set_up(config.logging.format, config.logging.level, config.logging.repeat_limit)
         logs.event(logging.INFO, "reloaded", changes=[str(change) for change in found])
         if config.workers != self.count:
@@ -488,6 +497,11 @@ def _cannot_be_replaced() -> None:
         "upgrade failed",
         message="a pooler with several workers cannot be replaced while it runs: restart it",
     )
+
+
+def _report(budget: Budget, serial: int, news: Iterable[tuple[Any, ...]]) -> None:
+    for (database, user, kind), answers, *report in news:
+        budget.report(serial, (database, user, kind), answers, Report(*report))
 
 
 class StartFailed(Exception):

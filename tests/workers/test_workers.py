@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -312,6 +313,10 @@ def test_what_people_see_is_one_pooler(
         assert f'pooler_clients{{database="{database}",user="app",state="idle"}} 12' in get(
             "/metrics"
         )
+        used = dict(
+            re.findall(r'^pooler_process_open_fds\{process="(\w+)"\} (\S+)$', get("/metrics"), re.M)
+        )
+        assert used.keys() == {"0", "1", "2", "supervisor"}
         assert json.loads(get("/readyz"))["status"] == "ready"
         os.kill(worker_pids(pooler)[-1], signal.SIGKILL)
         pooler.wait_for_log(30, event="worker restarted")
