@@ -49,7 +49,10 @@ class Watch:
         self._thread.join()
 
     def _look(self, postgres: Postgres, database: str) -> None:
-        count = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s"
+        count = (
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE datname = %s AND backend_type = 'client backend'"
+        )
         with postgres.connect() as connection:
             while not self._over.is_set():
                 row = connection.execute(count, [database]).fetchone()
@@ -277,7 +280,10 @@ def test_min_pool_size_is_kept_warm_once(
     database = make_database()
     target = {"host": postgres.host, "port": postgres.port, "user": "app"}
     run_with_config(workers=2, databases={database: {**target, "min_pool_size": 3, "pool_size": 5}})
-    count = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s"
+    count = (
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = %s AND backend_type = 'client backend'"
+    )
     with postgres.connect() as connection:
 
         def backends() -> int:
