@@ -5,7 +5,6 @@ here or handed on; what it tells is the observer's. A reload applies whole or no
 """
 
 import asyncio
-import contextlib
 import logging
 import random
 import secrets
@@ -47,11 +46,11 @@ from pooler.health import Health, Report
 from pooler.http import MetricsServer
 from pooler.listener import SYSTEMD, Address, Listener, adapt, bind
 from pooler.metrics import Snapshot, snapshot
-from pooler.notify import notify, reloading
+from pooler.notify import notify
 from pooler.observer import Observer
 from pooler.peers import Peers, sent_on
-from pooler.reload import Load, Overlay, ReloadRefused, problems_of
-from pooler.shutdown import Stop
+from pooler.reload import Load, Overlay, Reloader, ReloadRefused, problems_of
+from pooler.shutdown import End, Stop
 from pooler.sockets import hung_up, tcp_sockets
 from pooler.throttle import Throttle
 from pooler.watch import watch
@@ -101,6 +100,7 @@ class Service(Observer):
         """
         super().__init__(config)
         # for ever
+        self.name = ""  # among the processes of this pooler, if there are several
         self.load = load
         self.overlay: Overlay = {}
         self.login_key = secrets.token_bytes(32)
@@ -119,6 +119,10 @@ class Service(Observer):
         self.upgrades = Upgrades(self, taker)
         self._kept: list[socket.socket] = []  # of Prometheus, while it is not served
         self.peers = Peers(lambda: self.config, self.now)
+        self._reloader = Reloader(
+            self._reload, lambda: self.overlay, lambda: self.upgrades.handed_over
+        )
+        self._end = End()
         if taker is not None:
             taker.begin(self)
             self._listener.owner = False  # for now
@@ -126,11 +130,6 @@ class Service(Observer):
         # now
         self.ticked_at = self.now()
         self._greeters: set[Greeter] = set()
-        self._reload_wanted = asyncio.Event()
-        self._reloading = asyncio.Lock()
-        self._stop: Stop | None = None
-        self._stop_timeout: float | None = None
-        self._stop_changed = asyncio.Event()
         self._ticks = 0
         # counted
         self.last_changes: list[Change] = []
@@ -293,17 +292,14 @@ class Service(Observer):
     @property
     def stopping(self) -> bool:
         """True once the end has begun."""
-        return self._stop is not None
+        return self._end.wanted
 
     def stop(self, how: Stop = Stop.SERVERS, timeout: float | None = None) -> None:
         """End, `timeout` seconds from now at the latest; with the same wish again: at once.
 
         Without a `timeout` it is `shutdown_timeout`, or none where clients are waited for.
         """
-        if self._stop is not None and how.haste <= self._stop.haste:
-            how = Stop.NOW
-        self._stop, self._stop_timeout = how, timeout
-        self._stop_changed.set()
+        self._end.want(how, timeout)
 
     async def run(self) -> None:
         """Serve until told to stop; OSError when an address cannot be had."""
@@ -332,7 +328,7 @@ class Service(Observer):
         tasks = [loop.create_task(task) for task in (self._tick(), *self.duties())]
         self.ready()
         try:
-            await either(self._stop_changed, self.upgrades.replaced)
+            await either(self._end.changed, self.upgrades.replaced)
             if not self.stopping:
                 self.stop()
             await self._drain()
@@ -408,10 +404,10 @@ class Service(Observer):
     def duties(self) -> list[Coroutine[Any, Any, None]]:
         """Return what is to be done beside serving."""
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGHUP, self._reload_as_asked)
+        loop.add_signal_handler(signal.SIGHUP, self._reloader.ask)
         loop.add_signal_handler(signal.SIGUSR2, self.upgrades.ask)
-        files = watch(lambda: self.config.files, lambda: self.config.seen, self._reload_wanted.set)
-        return [self._reload_when_asked(), files]
+        files = watch(lambda: self.config.files, lambda: self.config.seen, self._reloader.changed)
+        return [self._reloader.serve(), files]
 
     def reloaded(self, found: list[Change]) -> None:
         """Tell everybody what is different now."""
@@ -493,38 +489,23 @@ class Service(Observer):
 
     # -- reload
 
-    def _reload_as_asked(self) -> None:
-        """Go by the files alone, as SIGHUP wants."""
-        self.overlay = {}
-        self._reload_wanted.set()
-
-    async def _reload_when_asked(self) -> None:
-        while True:
-            await self._reload_wanted.wait()
-            self._reload_wanted.clear()
-            if self.upgrades.handed_over:  # the file is the other process's
-                continue
-            notify(*reloading())
-            with contextlib.suppress(ReloadRefused):  # which has been logged
-                await self.reload(self.overlay)
-            notify("READY=1")
-
     async def reload(self, overlay: Overlay) -> list[Change]:
         """Load the configuration anew, with what is SET on top, and go by it.
 
         Returns what is different now; ReloadRefused: nothing is.
         """
-        async with self._reloading:
-            try:
-                prepared = await self.prepare_reload(overlay)
-            except ReloadRefused as refused:
-                self.tally.reload(_wall_clock(), ok=False)
-                for problem in refused.problems:
-                    code = codes.CONFIG_FILE_ERROR
-                    self.errors.note(self.now(), "reload failed", "", "", code, problem)
-                logs.event(logging.ERROR, "reload failed", problems=refused.problems)
-                raise
-            await self.commit_reload(prepared)
+        return await self._reloader.reload(overlay)
+
+    async def _reload(self, overlay: Overlay) -> list[Change]:
+        try:
+            prepared = await self.prepare_reload(overlay)
+        except ReloadRefused as refused:
+            self.tally.reload(_wall_clock(), ok=False)
+            for problem in refused.problems:
+                code = codes.CONFIG_FILE_ERROR
+                self.errors.note(self.now(), "reload failed", "", "", code, problem)
+            raise
+        await self.commit_reload(prepared)
         return self.last_changes
 
     async def prepare_reload(self, overlay: Overlay) -> Prepared:
@@ -604,8 +585,9 @@ class Service(Observer):
 
     async def _drain(self) -> None:
         """Have clients leave, in the way that is wanted."""
+        end = self._end
         clients = self.router.clients.count
-        logs.event(logging.INFO, "stopping", clients=clients, how=self._how.value or "NOW")
+        logs.event(logging.INFO, "stopping", clients=clients, how=end.how.value or "NOW")
         self.upgrades.stop()
         if self.upgrades.handed_over:
             self._listener.release()
@@ -617,37 +599,31 @@ class Service(Observer):
         else:
             notify("STOPPING=1")
             error = _shutdown()
-            if self._how is not Stop.NOW:
+            if end.how is not Stop.NOW:
                 await self._unless_changed(self.config.timeouts.shutdown_delay, lambda: False)
         self._listener.close()
         for greeter in list(self._greeters):
             greeter.turn_away(error, CloseReason.SHUTDOWN)
         self.router.closed = True
-        if self._how is Stop.CLIENTS:
-            await self._unless_changed(self._stop_timeout, self._empty)
-        if self._how is not Stop.NOW:
-            timeout = self._stop_timeout if self._how is Stop.SERVERS else None
-            if timeout is None:
-                timeout = self.config.timeouts.shutdown_timeout or None
+        if end.how is Stop.CLIENTS:
+            await self._unless_changed(end.timeout, self._empty)
+        if end.how is not Stop.NOW:
             self.router.end(error, CloseReason.SHUTDOWN)
-            await self._unless_changed(timeout, self._empty)
+            patience = end.patience(self.config.timeouts.shutdown_timeout)
+            await self._unless_changed(patience, self._empty)
         left = self.router.clients.count
         if left:
             logs.event(logging.WARNING, "clients cut off", clients=left)
-
-    @property
-    def _how(self) -> Stop:
-        return self._stop or Stop.NOW
 
     def _empty(self) -> bool:
         return not self.router.clients.count
 
     async def _unless_changed(self, seconds: float | None, over: Callable[[], bool]) -> None:
         """Wait so long (None: for ever), or until it is over, or there is more haste."""
-        how = self._stop
+        how = self._end.how
         end = float("inf") if seconds is None else self.now() + seconds
         # three conditions, one of them time
-        while not over() and self.now() < end and self._stop is how:  # noqa: ASYNC110
+        while not over() and self.now() < end and self._end.how is how:  # noqa: ASYNC110
             await asyncio.sleep(TICK / 2)
 
     async def _close(self, tick: "asyncio.Task[None]") -> None:
@@ -661,7 +637,7 @@ class Service(Observer):
                 pool.close(server, CloseReason.SHUTDOWN)
         end = self.now() + LAST_WORDS
         while any(pool.leaving for pool in pools) and self.now() < end:
-            if self._how is Stop.NOW:
+            if self._end.how is Stop.NOW:
                 break
             await asyncio.sleep(TICK / 10)
         tick.cancel()

@@ -234,9 +234,8 @@ class Broadcast:
         self._heard = frozenset()
         if self.following is not None:
             self.following.lost()
-        if self._foreign:
-            self._foreign = frozenset()
-            self._pool.edge.deaf(self._pool)
+        self._foreign = frozenset()
+        self._pool.edge.deaf(self._pool)
         self._retry_at = self._pool.edge.now() + RETRY
         for client in {c for listeners in self._listeners.values() for c in listeners}:
             client.notes.notify(_LOST)

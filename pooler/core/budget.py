@@ -121,6 +121,10 @@ class Budget:
         self._pools: dict[PoolName, _Pool] = {}
         self._rounds = 0
 
+    def __len__(self) -> int:
+        """Return how many pools anybody has connections of, or wants."""
+        return len(self._pools)
+
     def held(self, name: PoolName) -> int:
         """Return how many connections of a pool there may be at this moment."""
         pool = self._pools.get(name)

@@ -75,6 +75,47 @@ for _state, _after in MOVES.items():
 class Client(Peer):
     """One client that has proven who it is."""
 
+    __slots__ = (
+        "_burst",
+        "_cutter",
+        "_drop",
+        "_held",
+        "_repeats",
+        "_skipping",
+        "again",
+        "asked",
+        "asks_sequences",
+        "counters",
+        "custom",
+        "database",
+        "gauges",
+        "holds",
+        "ident",
+        "idle_since",
+        "limits",
+        "listening",
+        "minor",
+        "mode",
+        "names",
+        "next_pool",
+        "notes",
+        "notified",
+        "opened_at",
+        "pid",
+        "pool",
+        "requests",
+        "secret",
+        "server",
+        "startup",
+        "state",
+        "terminated",
+        "told",
+        "unlistening",
+        "user",
+        "waiting_since",
+        "wants",
+    )
+
     def __init__(
         self,
         transport: Transport,
@@ -107,9 +148,9 @@ class Client(Peer):
         self.startup: session.Settings = pool.shelf.shared(wants)  # what its RESET goes back to
         self.wants = self.startup
         self.told: session.Settings = session.NONE  # the parameters reported to it
-        self.custom = frozenset(name for name in wants if "." in name)  # settings it may have set
-        self.listening: frozenset[str] = frozenset()  # channels that `broadcast` serves it
-        self.unlistening: frozenset[str] = frozenset()  # in the transaction under way
+        self.custom = session.custom(wants)  # settings it may have set
+        self.listening = session.NO_NAMES  # channels that `broadcast` serves it
+        self.unlistening = session.NO_NAMES  # in the transaction under way
         self.notes = Notes(self)
         self.asks_sequences = False  # begins a transaction with currval or lastval
         self.asked: Server | None = None  # is being asked what this client left on it

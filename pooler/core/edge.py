@@ -48,6 +48,13 @@ class Edge:
     def short(self, allotment: "Allotment") -> None:
         """Tell the budget soon what has become of an allotment: it is too small, or has a place."""
 
+    def shares_lanes(self) -> bool:
+        """Return whether changes of the schema are counted with those of other processes."""
+        return False
+
+    def lane_changed(self, pool: "Pool") -> None:
+        """Tell the budget soon what `Lane.report` gives."""
+
     def ear(self, pool: "Pool") -> "Ear | None":
         """Return who listens for this pool's clients, None if it is to have its own ear."""
         return None
@@ -59,7 +66,7 @@ class Edge:
         """Tell them what it has heard."""
 
     def deaf(self, pool: "Pool") -> None:
-        """Tell them that its connection is lost."""
+        """Tell them that its connection is lost, or given up."""
 
     def vacate(self, databases: frozenset[str]) -> None:
         """Have the idle servers of these databases leave: somebody is about to change them."""

@@ -7,11 +7,15 @@ more than so many run at once; each is counted and told: how long it took, and w
 The timeout is set by a statement in front of the change, within the same transaction, which has to
 be answered before the change is sent. Where that could break something it is left out: see
 `ddl.Change.guarded`.
+
+Where several workers share the number that may run at once, a budget of places is asked (`report`)
+and says how many this one may have (`allot`), as it does for server connections.
 """
 
 from typing import TYPE_CHECKING, Final
 
 from pooler.core import ddl
+from pooler.core.budget import Report
 from pooler.core.client import Client
 from pooler.core.errors import CloseReason, PoolerError
 from pooler.core.inner import Inner
@@ -66,19 +70,25 @@ class Lane:
         self.running: dict[Server, Run] = {}
         self.waiting: dict[Client, float] = {}  # and since when
         self._watch: _Watch | None = None
+        # where workers share the places
+        self._shared = pool.edge.shares_lanes()
+        self._places = 0
+        self.round = 0  # of the allotment that is in force
+        self._told = (0, 0)
 
     # -- on the way in
 
     def enter(self, change: ddl.Change, client: Client, server: "Server") -> bool:
         """Note that a client is about to change the schema; False: it has to wait for others."""
         run = self.running.get(server)
-        settings = self._pool.settings.migrations
         if run is None:
-            if settings.max_concurrent and len(self.running) >= settings.max_concurrent:
+            if self._full:
                 self.waiting.setdefault(client, self._pool.edge.now())
+                self._changed()
                 return False
             self.waiting.pop(client, None)
             run = server.run = self.running[server] = Run()
+            self._changed()
         run.outline = change.outline
         run.since = run.watched = self._pool.edge.now()
         run.waited = -1.0
@@ -93,6 +103,7 @@ class Lane:
         server = client.server
         if self.waiting.pop(client, None) is None or server is None or not client.holds:
             return False
+        self._changed()
         if server.ledger.skipping:  # nothing of it will be done
             return False
         run = server.run = Run()
@@ -178,24 +189,64 @@ class Lane:
         """The transaction has ended, or its client has gone."""
         server.run = None
         self.running.pop(server, None)
+        self._changed()
+
+    # -- how many at once
+
+    @property
+    def _full(self) -> bool:
+        most = self._pool.settings.migrations.max_concurrent
+        return bool(most) and len(self.running) >= (self._places if self._shared else most)
+
+    def _changed(self) -> None:
+        if self._shared and self._pool.settings.migrations.max_concurrent:
+            self._pool.edge.lane_changed(self._pool)
+
+    def report(self) -> Report | None:
+        """Return what the budget of places does not know yet, None if that is nothing."""
+        limited = self._pool.settings.migrations.max_concurrent
+        count = len(self.running) if limited else 0
+        waiting = len(self.waiting) if limited else 0
+        told = (count, count + waiting)
+        if told == self._told and not waiting:
+            return None
+        self._told = told
+        now = self._pool.edge.now()
+        wait = now - next(iter(self.waiting.values())) if waiting else 0.0
+        return Report(count, count + waiting, wait)
+
+    def allot(self, places: int, round_: int) -> None:
+        """Go by another number of places; the budget has to hear of it."""
+        self._places = places
+        self.round = round_
+        self._told = (-1, -1)
+        self._pool.edge.lane_changed(self._pool)
+        self._go_on()
 
     # -- meanwhile
 
     def tick(self, now: float) -> None:
         """Have the next ones go on, send away who has waited for too long, watch who runs."""
-        most = self._pool.settings.migrations.max_concurrent
+        self._go_on()
         for client, since in list(self.waiting.items()):
             limit = client.limits.query_wait_timeout
-            if client.closed or not client.holds:
-                del self.waiting[client]
-            elif not most or len(self.running) < most:
-                client.resume()
-            elif limit and now - since >= limit:
+            if limit and now - since >= limit:
                 del self.waiting[client]
                 text = "query_wait_timeout: other changes of the schema are still under way"
                 client.fail(PoolerError("55P03", text), CloseReason.QUERY_WAIT_TIMEOUT)
+        if self.waiting or self.running:
+            self._changed()
         if self.running and self._watch is None:
             self._look(now)
+
+    def _go_on(self) -> None:
+        """Have as many of those who wait go on as there are places, the first ones first."""
+        for client in list(self.waiting):
+            if client.closed or not client.holds:
+                del self.waiting[client]
+                self._changed()
+            elif not self._full:
+                client.resume()
 
     def _look(self, now: float) -> None:
         """Ask what the statements wait for that have run for a while, if a server is free."""

@@ -8,7 +8,7 @@ it is told once.
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from pooler.core import policy
+from pooler.core import policy, session
 from pooler.core.errors import CloseReason, PoolerError
 from pooler.wire import codes
 
@@ -32,7 +32,7 @@ class Notes:
 
     def __init__(self, client: "Client") -> None:
         self._client = client
-        self.overlap: frozenset[str] = frozenset()  # channels that its own server listens to, too
+        self.overlap = session.NO_NAMES  # channels that its own server listens to, too
         self.unread = 0  # bytes of notifications since it stopped reading
         self._later: list[bytes] = []  # what the ear heard of these channels
         self._already: deque[tuple[float, bytes]] | None = None  # what its own server gave it
@@ -85,7 +85,7 @@ class Notes:
     def end_overlap(self) -> None:
         """Its own server listens no more: the rest of what the ear heard meanwhile is due."""
         if self.overlap:
-            self.overlap = frozenset()
+            self.overlap = session.NO_NAMES
             if self._already:
                 now = self._client.pool.edge.now()
                 self._already = deque((now, what) for _, what in self._already)

@@ -77,6 +77,13 @@ class Transport(Protocol):
 class Peer:
     """One end of a connection that goes through us."""
 
+    __slots__ = (
+        "braked",
+        "full",
+        "name",
+        "transport",
+    )
+
     def __init__(self, transport: Transport, name: str) -> None:
         # for ever
         self.transport = transport

@@ -58,6 +58,48 @@ MATCH_LIMIT: Final = 8
 class Pool:
     """The servers and clients of one (database, server user)."""
 
+    __slots__ = (
+        "_serving",
+        "_told",
+        "_unmeasured",
+        "_welcomes",
+        "broadcast",
+        "catalog",
+        "clients",
+        "counters",
+        "database",
+        "edge",
+        "ending",
+        "gauges",
+        "generation",
+        "hints",
+        "idle",
+        "internal",
+        "keeper",
+        "key",
+        "keys",
+        "lane",
+        "learnt",
+        "leaving",
+        "lingering",
+        "now",
+        "own_counters",
+        "paused",
+        "registry",
+        "rules",
+        "settings",
+        "shelf",
+        "single_use",
+        "statistics",
+        "supply",
+        "target",
+        "used_at",
+        "user",
+        "waiting",
+        "welcome",
+        "working",
+    )
+
     def __init__(
         self,
         key: tuple[str, str, str],
@@ -450,7 +492,7 @@ class Pool:
         if client.unlistening:
             everything = "*" in client.unlistening
             self.broadcast.unlisten(client, None if everything else client.unlistening)
-            client.unlistening = frozenset()
+            client.unlistening = session.NO_NAMES
         client.notes.flush()
         if server.touched & hints.AT_END:
             self._defined(server)

@@ -144,6 +144,59 @@ for _state, _after in MOVES.items():
 class Server(Peer):
     """One logged-in server connection."""
 
+    __slots__ = (
+        "_changed",
+        "_cutter",
+        "_edits",
+        "_group",
+        "_ready",
+        "_tail",
+        "aim",
+        "answer",
+        "asked",
+        "base",
+        "busy_since",
+        "cancels",
+        "causes",
+        "channels",
+        "chore",
+        "client",
+        "counters",
+        "deadline",
+        "effects",
+        "excused",
+        "failure",
+        "farewell",
+        "generation",
+        "host",
+        "ident",
+        "idle_since",
+        "last_client",
+        "leaving_for",
+        "ledger",
+        "life",
+        "meter",
+        "notifier",
+        "opened_at",
+        "owner",
+        "parameters",
+        "pid",
+        "pins",
+        "pool",
+        "prepared",
+        "run",
+        "secret",
+        "settings",
+        "spare_meter",
+        "state",
+        "status",
+        "timed_out",
+        "torn",
+        "touched",
+        "transaction_since",
+        "unhinted",
+    )
+
     def __init__(
         self,
         transport: Transport,
@@ -179,7 +232,7 @@ class Server(Peer):
         self._changed: list[frozenset[bytes]] = []  # what is being changed of the schema
         self.run: Run | None = None  # the same, in the lane
         self.last_client = 0  # the number of the client that used it last
-        self.channels: frozenset[str] = frozenset()  # it listens to, as of the last question
+        self.channels = session.NO_NAMES  # it listens to, as of the last question
         self.notifier = 0  # the process id told to the client that sent a NOTIFY on it last
         self.pins = 0  # what it holds for its client and no other server can
         self.owner: Client | None = None  # whose state is being asked about

@@ -19,6 +19,7 @@ from pooler.wire import codes
 Settings = Mapping[str, str]
 
 NONE: Final[Settings] = {}
+NO_NAMES: Final[frozenset[str]] = frozenset()  # `frozenset()` is another one each time
 
 ROLE: Final = "role"
 AUTHORIZATION: Final = "session_authorization"
@@ -64,6 +65,12 @@ class Shelf:
                 self._sets.clear()
             found = self._sets[key] = settings
         return found
+
+
+def custom(settings: Settings) -> frozenset[str]:
+    """Return the names that extensions and applications have made up."""
+    names = [name for name in settings if "." in name]
+    return frozenset(names) if names else NO_NAMES
 
 
 def settable(name: str) -> bool:

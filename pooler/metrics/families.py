@@ -103,6 +103,68 @@ SERVICE: Final = (
     ),
 )
 
+PROCESS: Final = (
+    Family(
+        "process_cpu_seconds_total",
+        "counter",
+        "CPU time, user and system",
+        "process_cpu_seconds_total",
+    ),
+    Family(
+        "process_resident_memory_bytes", "gauge", "Resident memory", "process_resident_memory_bytes"
+    ),
+    Family(
+        "process_virtual_memory_bytes", "gauge", "Virtual memory", "process_virtual_memory_bytes"
+    ),
+    Family("process_open_fds", "gauge", "Open files", "process_open_fds"),
+    Family("process_max_fds", "gauge", "Open files allowed in each process", "process_max_fds"),
+    Family(
+        "process_start_time_seconds",
+        "gauge",
+        "When the first process was started",
+        "process_start_time_seconds",
+    ),
+    Family(
+        "python_gc_objects_collected_total",
+        "counter",
+        "Objects that the garbage collector has freed",
+        "python_gc_objects_collected_total",
+        ("generation",),
+    ),
+    Family(
+        "python_gc_objects_uncollectable_total",
+        "counter",
+        "Objects that it could not free",
+        "python_gc_objects_uncollectable_total",
+        ("generation",),
+    ),
+    Family(
+        "python_gc_collections_total",
+        "counter",
+        "How often it has run",
+        "python_gc_collections_total",
+        ("generation",),
+    ),
+    Family(
+        "pooler_process_cpu_seconds_total",
+        "counter",
+        "CPU time of each, by number of the worker or `supervisor`",
+        "cpu_by_process",
+        ("process",),
+    ),
+    Family(
+        "pooler_process_resident_memory_bytes",
+        "gauge",
+        "Resident memory of each",
+        "memory_by_process",
+        ("process",),
+    ),
+    Family(
+        "pooler_process_open_fds", "gauge", "Open files of each", "files_by_process", ("process",)
+    ),
+)
+"""What the processes use: prometheus-client knows, where the system tells."""
+
 POOLS: Final = (
     Family("pooler_clients", "gauge", "Clients by state", "clients", ("state",)),
     Family("pooler_servers", "gauge", "Server connections by state", "servers", ("state",)),

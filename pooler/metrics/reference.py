@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from pooler.core.counters import BOUNDS
 from pooler.metrics import pgbouncer
-from pooler.metrics.families import POOLS, SERVICE, Family
+from pooler.metrics.families import POOLS, PROCESS, SERVICE, Family
 
 _INTRODUCTION = """\
 # Metrics
@@ -59,9 +59,13 @@ def markdown() -> str:
             f"Buckets of histograms, in seconds: {bounds}.\n",
             _table(POOLS),
             "\n## Of the pooler\n",
-            "`pooler_build_info` has version and kind of build as labels; `process_...`, "
-            "`python_...` are\nthose of prometheus-client, of the process that answers.\n",
+            "`pooler_build_info` has version and kind of build as labels, `python_info` those of "
+            "Python.\n",
             _table(SERVICE),
+            "\n## Of its processes\n",
+            "With `workers`, `process_...` and `python_gc_...` are of all workers and the "
+            "supervisor together,\n`pooler_process_...` of each, and are there only then.\n",
+            _table(PROCESS),
             "",
             _STATISTICS,
             "## PgBouncer's names\n",

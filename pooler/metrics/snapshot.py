@@ -19,6 +19,7 @@ from pooler.core.client import ClientState
 from pooler.core.pool import Pool
 from pooler.core.server import ServerState
 from pooler.metrics.families import POOLS
+from pooler.metrics.process import usage
 
 if TYPE_CHECKING:
     from pooler.service import Service
@@ -41,7 +42,7 @@ _HIGHEST: Final = frozenset(
 )
 """What several processes have in common, or each for itself: the highest counts. The rest is
 added up."""
-_LOWEST: Final = frozenset(("up",))
+_LOWEST: Final = frozenset(("up", "process_start_time_seconds", "process_max_fds"))
 
 _HISTOGRAMS: Final = tuple(family.key for family in POOLS if family.kind == "histogram")
 _COUNTED: Final = tuple(
@@ -151,6 +152,7 @@ def _values(service: "Service") -> Values:
         "reload_failed": int(tally.reload_failed),
         "reloaded_at": tally.reloaded_at,
         "certificate_expiry": clients.expires if clients is not None else 0.0,
+        **usage(service.name),
     }
 
 

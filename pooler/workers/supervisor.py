@@ -7,14 +7,13 @@ or none.
 """
 
 import asyncio
-import contextlib
 import logging
 import signal
 import socket
 import time
 from collections import Counter
 from collections.abc import Awaitable, Iterable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final
 
 import pooler
@@ -26,10 +25,11 @@ from pooler.core.errors import PoolerError
 from pooler.core.routes import AUTH
 from pooler.core.settings import Route
 from pooler.listener import Address, bind, unlink, wanted
-from pooler.notify import notify, reloading
-from pooler.reload import Load, Overlay, ReloadRefused, problems_of
+from pooler.metrics.process import SUPERVISOR, usage
+from pooler.notify import notify
+from pooler.reload import Load, Overlay, Reloader, ReloadRefused, problems_of
 from pooler.service import ROUTES
-from pooler.shutdown import Stop
+from pooler.shutdown import End, Stop
 from pooler.sockets import socket_address, tcp_sockets
 from pooler.watch import watch
 from pooler.wire import codes
@@ -89,7 +89,8 @@ class Supervisor:
         self.config = config
         self._resolve = lru_cache(ROUTES)(config.resolve)
         self.count = self.config.workers
-        self._budget = Budget(self._limits, self._tell_allotment)
+        self._budget = Budget(self._limits, partial(self._tell_allotment, "allot"))
+        self._lanes = Budget(self._lane_limits, partial(self._tell_allotment, "places"))
         self._serial = 0
         self._ears = Ears(self._tell)
         self._workers: dict[int, Process] = {}
@@ -97,12 +98,9 @@ class Supervisor:
         self._keepers: dict[int, asyncio.Task[None]] = {}
         self._failures = [0] * self.count  # ends in a row that came soon
         self._clients: Counter[tuple[str, str]] = Counter()  # by what limits count
-        self._reload_wanted = asyncio.Event()
-        self._reloading = asyncio.Lock()
         self._overlay: Overlay = {}
-        self._how: Stop | None = None
-        self._stop_timeout: float | None = None
-        self._stop_changed = asyncio.Event()
+        self._reloader = Reloader(self._reload, lambda: self._overlay, lambda: False)
+        self._end = End()
 
     # -- life
 
@@ -123,7 +121,7 @@ class Supervisor:
         for sign in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(sign, self.stop)
         loop.add_signal_handler(signal.SIGQUIT, self.stop, Stop.NOW)
-        loop.add_signal_handler(signal.SIGHUP, self._reload_as_asked)
+        loop.add_signal_handler(signal.SIGHUP, self._reloader.ask)
         loop.add_signal_handler(signal.SIGUSR2, _cannot_be_replaced)
         tasks: list[asyncio.Task[None]] = []
         status = 1
@@ -132,14 +130,14 @@ class Supervisor:
             for number in range(self.count):
                 self._keepers[number] = loop.create_task(self._keep(number))
             files = watch(
-                lambda: self.config.files, lambda: self.config.seen, self._reload_wanted.set
+                lambda: self.config.files, lambda: self.config.seen, self._reloader.changed
             )
-            duties = (self._tick(), self._reload_when_asked(), files)
+            duties = (self._tick(), self._reloader.serve(), files)
             tasks = [loop.create_task(duty) for duty in duties]
             self._report_addresses()
             logs.event(logging.INFO, "ready")
             notify("READY=1")
-            await self._stop_changed.wait()
+            await self._end.changed.wait()
             status = 0
         except StartFailed as failed:
             logs.event(logging.ERROR, "worker did not start", worker=failed.number)
@@ -154,10 +152,7 @@ class Supervisor:
 
     def stop(self, how: Stop = Stop.SERVERS, timeout: float | None = None) -> None:
         """Have all workers end, as `Service.stop` says, and then this process."""
-        if self._how is not None and how.haste <= self._how.haste:
-            how = Stop.NOW
-        self._how, self._stop_timeout = how, timeout
-        self._stop_changed.set()
+        self._end.want(how, timeout)
 
     async def _stop(self) -> None:
         """Have every worker drain and leave, and kill who does not."""
@@ -166,15 +161,15 @@ class Supervisor:
         notify("STOPPING=1")
         workers = list(self._workers.values())
         ended = asyncio.create_task(_all(worker.process.wait() for worker in workers))
+        end = self._end
         while not ended.done():
-            self._stop_changed.clear()
-            how = self._how or Stop.NOW
-            logs.event(logging.INFO, "stopping", how=how.value or "NOW")
+            end.changed.clear()
+            logs.event(logging.INFO, "stopping", how=end.how.value or "NOW")
             for worker in workers:
-                worker.channel.tell("stop", how.name, self._stop_timeout)
-            changed = asyncio.create_task(self._stop_changed.wait())
+                worker.channel.tell("stop", end.how.name, end.timeout)
+            changed = asyncio.create_task(end.changed.wait())
             await asyncio.wait(
-                {changed, ended}, timeout=self._patience(how), return_when=asyncio.FIRST_COMPLETED
+                {changed, ended}, timeout=self._patience(), return_when=asyncio.FIRST_COMPLETED
             )
             if not (ended.done() or changed.done()):
                 for worker in workers:
@@ -184,14 +179,12 @@ class Supervisor:
         for worker in workers:
             worker.channel.close()
 
-    def _patience(self, how: Stop) -> float | None:
+    def _patience(self) -> float | None:
         """Return the seconds that workers have to leave, None if there is no limit."""
-        timeouts = self.config.timeouts
-        limit = self._stop_timeout
-        if how is Stop.NOW:
-            limit = 0.0
-        elif limit is None and how is Stop.SERVERS:
-            limit = timeouts.shutdown_timeout or None
+        end, timeouts = self._end, self.config.timeouts
+        limit = end.patience(timeouts.shutdown_timeout)
+        if end.how is Stop.CLIENTS:
+            limit = None if limit is None or end.timeout is None else limit + end.timeout
         return None if limit is None else limit + timeouts.shutdown_delay + LAST_WORDS
 
     # -- workers
@@ -233,14 +226,15 @@ class Supervisor:
             sock,
             {
                 "ready": lambda pid: self._workers[number].ready.set(),
-                "report": lambda news: self._report(serial, news),
+                "report": lambda news: _report(self._budget, serial, news),
+                "report_lanes": lambda news: _report(self._lanes, serial, news),
                 "admit": lambda database, user: self._admit(number, database, user),
                 "gone": lambda database, user: self._gone(number, database, user),
-                "cancel": lambda pid, secret: self._tell_others(number, "cancel", pid, secret),
-                "doubt": lambda address: self._tell_others(number, "doubt", address),
+                "tell_others": partial(self._tell_others, number),
                 "others": lambda within, name, *arguments: self._call_all(
                     name, *arguments, but=number, within=within
                 ),
+                "usage": partial(usage, SUPERVISOR),
                 "at": self._at,
                 "reload": self._reload_for,
                 "stop": lambda how, timeout: self.stop(Stop[how], timeout),
@@ -280,7 +274,8 @@ class Supervisor:
         """Take back what a worker had."""
         self._workers.pop(worker.number, None)
         worker.channel.close()
-        asyncio.get_running_loop().call_later(GRACE, self._budget.left, worker.serial)
+        for budget in (self._budget, self._lanes):
+            asyncio.get_running_loop().call_later(GRACE, budget.left, worker.serial)
         self._ears.left(worker.number)
         for (database, user), count in worker.clients.items():
             self._count(database, user, -count)
@@ -343,6 +338,7 @@ class Supervisor:
         while True:
             await asyncio.sleep(TICK)
             self._budget.rebalance()
+            self._lanes.rebalance()
 
     def _limits(self, name: PoolName) -> Limits:
         """Return the limits of a pool, which its name resolves to."""
@@ -362,14 +358,17 @@ class Supervisor:
         config = self.config
         return (config.auth_route if kind == AUTH else config.resolve)(database, user)
 
-    def _tell_allotment(self, serial: int, name: PoolName, allotment: int, round_: int) -> None:
+    def _lane_limits(self, name: PoolName) -> Limits:
+        """Return how many changes of the schema may be under way in a pool."""
+        route = self._route(name)
+        return NO_LIMITS if route is None else Limits(route.pool.migrations.max_concurrent)
+
+    def _tell_allotment(
+        self, message: str, serial: int, name: PoolName, allotment: int, round_: int
+    ) -> None:
         for worker in self._workers.values():
             if worker.serial == serial:
-                worker.channel.tell("allot", name, allotment, round_)
-
-    def _report(self, serial: int, news: Iterable[tuple[Any, ...]]) -> None:
-        for (database, user, kind), answers, *report in news:
-            self._budget.report(serial, (database, user, kind), answers, Report(*report))
+                worker.channel.tell(message, name, allotment, round_)
 
     # -- clients
 
@@ -405,43 +404,21 @@ class Supervisor:
 
     # -- configuration
 
-    def _reload_as_asked(self) -> None:
-        """Go by the files alone, as SIGHUP wants."""
-        self._overlay = {}
-        self._reload_wanted.set()
-
-    async def _reload_when_asked(self) -> None:
-        while True:
-            await self._reload_wanted.wait()
-            self._reload_wanted.clear()
-            notify(*reloading())
-            with contextlib.suppress(ReloadRefused):  # which has been logged
-                await self.reload(self._overlay)
-            notify("READY=1")
-
     async def _reload_for(
         self, pairs: Pairs
     ) -> tuple[list[str], list[tuple[str, str | None, str | None]]]:
         """Reload for a worker's console: return what speaks against it, or what has changed."""
         try:
-            found = await self.reload({tuple(path): value for path, value in pairs})
+            found = await self._reloader.reload({tuple(path): value for path, value in pairs})
             return [], [(change.path, change.old, change.new) for change in found]
         except ReloadRefused as refused:
             return refused.problems, []
 
-    async def reload(self, overlay: Overlay) -> list[Change]:
+    async def _reload(self, overlay: Overlay) -> list[Change]:
         """Have every worker go by the configuration that is there now, or none of them.
 
         Returns what is different now; ReloadRefused: nothing is.
         """
-        async with self._reloading:
-            try:
-                return await self._reload(overlay)
-            except ReloadRefused as refused:
-                logs.event(logging.ERROR, "reload failed", problems=refused.problems)
-                raise
-
-    async def _reload(self, overlay: Overlay) -> list[Change]:
         try:
             config = self._load(overlay)
             bound = self._bind(config)
@@ -462,6 +439,7 @@ class Supervisor:
             _close(self._sockets.pop(address))
         await self._call_all("commit")
         self._budget.configure()
+        self._lanes.configure()
         logs.set_up(config.logging.format, config.logging.level, config.logging.repeat_limit)
         logs.event(logging.INFO, "reloaded", changes=[str(change) for change in found])
         if config.workers != self.count:
@@ -519,6 +497,11 @@ def _cannot_be_replaced() -> None:
         "upgrade failed",
         message="a pooler with several workers cannot be replaced while it runs: restart it",
     )
+
+
+def _report(budget: Budget, serial: int, news: Iterable[tuple[Any, ...]]) -> None:
+    for (database, user, kind), answers, *report in news:
+        budget.report(serial, (database, user, kind), answers, Report(*report))
 
 
 class StartFailed(Exception):

@@ -31,6 +31,7 @@ from pooler.auth import Connection
 from pooler.channel import CALL_TIMEOUT, Channel, ChannelLost
 from pooler.config import Change, Config, Settings
 from pooler.core.broadcast import Broadcast
+from pooler.core.budget import Report as Use
 from pooler.core.client import Client
 from pooler.core.errors import ClientFault, CloseReason, PoolerError
 from pooler.core.holds import Scope
@@ -68,12 +69,14 @@ class Worker(Service):
     ) -> None:
         super().__init__(load, config)
         self.number = number
+        self.name = str(number)
         self.workers = workers
         logs.mark(worker=number)
         self.router.number(number, workers)
         self._listener = Listener(lambda: Greeter(self), self.bind, owner=False)
         self._allotments: dict[Key, Allotment] = {}
         self._reporting = False
+        self._lanes: set[Key] = set()  # of pools: the budget does not know what they have now
         self._asked: dict[Key, int] = {}  # of what pools' ears were last asked to listen to
         self._given: dict[Address, list[socket.socket]] = {}  # and not listened on yet
         self._may_listen = asyncio.Event()
@@ -83,6 +86,10 @@ class Worker(Service):
             {
                 "listen": self._listen,
                 "allot": self._allot,
+                "places": self._allot_places,
+                "vacate": lambda databases: self.router.vacate(frozenset(databases)),
+                "functions": self.router.functions_changed,
+                "schema": self._schema_changed,
                 "prepare": self._prepare,
                 "commit": self._commit,
                 "discard": self._discard,
@@ -173,6 +180,18 @@ class Worker(Service):
 
     def short(self, allotment: Allotment) -> None:
         """Tell the budget, in one message with what happens at the same time."""
+        self._report_soon()
+
+    def shares_lanes(self) -> bool:
+        """Return True: `max_concurrent` is for all workers."""
+        return True
+
+    def lane_changed(self, pool: Pool) -> None:
+        """Tell the budget, as above."""
+        self._lanes.add(pool.key)
+        self._report_soon()
+
+    def _report_soon(self) -> None:
         if not self._reporting:
             self._reporting = True
             asyncio.get_running_loop().call_later(SOON, self._report)
@@ -188,6 +207,19 @@ class Worker(Service):
                 del self._allotments[key]
         if news:
             self._channel.tell("report", news)
+        if self._lanes:
+            self._report_lanes()
+
+    def _report_lanes(self) -> None:
+        lanes, self._lanes = self._lanes, set()
+        news = []
+        for key in lanes:
+            pool = self.router.pools.get(key)
+            report = pool.lane.report() if pool is not None else None
+            if pool is not None and report is not None:
+                news.append([key, pool.lane.round, *astuple(report)])
+        if news:
+            self._channel.tell("report_lanes", news)
 
     def _allot(self, key: list[str], limit: int, round_: int) -> None:
         allotment = self._allotments.get((key[0], key[1], key[2]))
@@ -195,10 +227,39 @@ class Worker(Service):
             allotment.allot(limit, round_)
             self.short(allotment)
 
+    def _allot_places(self, key: list[str], places: int, round_: int) -> None:
+        pool = self.router.pools.get((key[0], key[1], key[2]))
+        if pool is not None:
+            pool.lane.allot(places, round_)
+        else:
+            self._channel.tell("report_lanes", [[key, round_, *astuple(Use(0, 0))]])
+
     def tick(self) -> None:
         """Tell the budget how long clients have waited by now."""
         super().tick()
         self._report()
+
+    # -- what is changed in a database
+
+    def vacate(self, databases: frozenset[str]) -> None:
+        """Tell the others."""
+        super().vacate(databases)
+        self._channel.tell("tell_others", "vacate", sorted(databases))
+
+    def functions_changed(self, database: str) -> None:
+        """Tell the others."""
+        super().functions_changed(database)
+        self._channel.tell("tell_others", "functions", database)
+
+    def schema_changed(self, database: str, words: frozenset[bytes]) -> None:
+        """Tell the others."""
+        super().schema_changed(database, words)
+        told = sorted(word.decode("latin-1") for word in words)
+        self._channel.tell("tell_others", "schema", database, told)
+
+    def _schema_changed(self, database: str, words: list[str]) -> None:
+        about = frozenset(word.encode("latin-1") for word in words)
+        self.router.schema_changed(database, about)
 
     # -- what people do
 
@@ -269,8 +330,11 @@ class Worker(Service):
         return combined(view, [own_rows(self, view), *parts])
 
     async def figures(self) -> Snapshot:
-        """Return those of all workers, added up."""
+        """Return those of all workers and the supervisor, added up."""
         others = await self._ask_others("figures")
+        with contextlib.suppress(ChannelLost, TimeoutError):
+            used = await self._channel.call("usage")
+            others.append({"values": used, "pools": []})
         return await merge([await super().figures(), *others], self.config.metrics.pool_limit)
 
     async def readiness(self) -> Report:
@@ -297,7 +361,9 @@ class Worker(Service):
 
     def attending(self, pool: Pool, channels: frozenset[str]) -> None:
         """Tell the others."""
-        self._channel.tell("attending", pool.key, sorted(channels), self._asked[pool.key])
+        answers = self._asked.get(pool.key)
+        if answers is not None:
+            self._channel.tell("attending", pool.key, sorted(channels), answers)
 
     def heard(self, pool: Pool, channel: str, body: bytes) -> None:
         """Tell the others."""
@@ -305,6 +371,7 @@ class Worker(Service):
 
     def deaf(self, pool: Pool) -> None:
         """Tell the others."""
+        self._asked.pop(pool.key, None)
         self._channel.tell("deaf", pool.key)
 
     def _broadcast(self, key: list[str]) -> Broadcast | None:
@@ -365,12 +432,12 @@ class Worker(Service):
 
     def login_failed(self, connection: Connection, database: str, user: str) -> float:
         """Have the others slow down this address, too."""
-        self._channel.tell("doubt", connection.address)
+        self._channel.tell("tell_others", "doubt", connection.address)
         return super().login_failed(connection, database, user)
 
     def ask_siblings(self, request: CancelRequest) -> None:
         """Ask the other workers: the client may be one of theirs."""
-        self._channel.tell("cancel", request.pid, request.secret.hex())
+        self._channel.tell("tell_others", "cancel", request.pid, request.secret.hex())
 
     def _cancel(self, pid: int, secret: str) -> None:
         self.cancelled(CancelRequest(pid, bytes.fromhex(secret)))

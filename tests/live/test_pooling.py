@@ -17,7 +17,10 @@ from tests.support.postgres import PASSWORDS, Postgres
 from tests.support.rawclient import RawClient, ServerError
 from tests.support.waiting import wait_until
 
-COUNT = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()"
+COUNT = (
+    "SELECT count(*) FROM pg_stat_activity"
+    " WHERE datname = %s AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+)
 
 
 @contextmanager

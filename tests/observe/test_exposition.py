@@ -18,6 +18,7 @@ from pooler.core.counters import BOUNDS, Counters, buckets, class_of
 from pooler.core.pins import REASONS
 from pooler.metrics import Snapshot, Tally, exposition, merge, pgbouncer
 from pooler.metrics.families import POOLS, SERVICE
+from pooler.metrics.process import SUPERVISOR, usage
 from pooler.metrics.reference import markdown
 from pooler.metrics.snapshot import OTHER
 from pooler.metrics.text import escaped, pieces
@@ -66,6 +67,7 @@ def found(*rows: dict[str, Any], **values: Any) -> Snapshot:
             "clients_closed": {"client terminated": 1},
             "servers_closed": {},
             "reloads": dict(tally.reloads),
+            **usage("0"),
             **values,
         },
         "pools": list(rows),
@@ -119,7 +121,24 @@ def test_what_is_written_is_what_was_found() -> None:
     refused = labels(reason="login failed", **{"class": "28"})
     assert read["pooler_refused_clients_total", refused] == 2
     assert read["pooler_config_last_reload_successful", labels()] == 1
-    assert any(name == "process_cpu_seconds_total" for name, _ in read)
+    assert read["process_cpu_seconds_total", labels()] > 0
+    used = "process_resident_memory_bytes"
+    assert read[used, labels()] == read[f"pooler_{used}", labels(process="0")] > 1_000_000
+
+
+def test_what_processes_use_is_added_up() -> None:
+    first, second = usage("0"), usage(SUPERVISOR)
+    one = found(**first)
+    read = samples(together([one, {"values": second, "pools": []}], 10))
+    for name in ("process_open_fds", "process_cpu_seconds_total"):
+        assert read[name, labels()] == first[name] + second[name]
+        assert read[f"pooler_{name}", labels(process="0")] == first[name]
+        assert read[f"pooler_{name}", labels(process=SUPERVISOR)] == second[name]
+    assert read["process_max_fds", labels()] == first["process_max_fds"]
+    generations = [labels(generation=str(number)) for number in range(3)]
+    name = "python_gc_collections_total"
+    total = sum(read[name, generation] for generation in generations)
+    assert total == sum(first[name].values()) + sum(second[name].values())
 
 
 def test_every_value_is_shown() -> None:

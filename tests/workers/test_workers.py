@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -48,7 +49,10 @@ class Watch:
         self._thread.join()
 
     def _look(self, postgres: Postgres, database: str) -> None:
-        count = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s"
+        count = (
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE datname = %s AND backend_type = 'client backend'"
+        )
         with postgres.connect() as connection:
             while not self._over.is_set():
                 row = connection.execute(count, [database]).fetchone()
@@ -276,7 +280,10 @@ def test_min_pool_size_is_kept_warm_once(
     database = make_database()
     target = {"host": postgres.host, "port": postgres.port, "user": "app"}
     run_with_config(workers=2, databases={database: {**target, "min_pool_size": 3, "pool_size": 5}})
-    count = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s"
+    count = (
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = %s AND backend_type = 'client backend'"
+    )
     with postgres.connect() as connection:
 
         def backends() -> int:
@@ -312,6 +319,10 @@ def test_what_people_see_is_one_pooler(
         assert f'pooler_clients{{database="{database}",user="app",state="idle"}} 12' in get(
             "/metrics"
         )
+        used = dict(
+            re.findall(r'^pooler_process_open_fds\{process="(\w+)"\} (\S+)$', get("/metrics"), re.M)
+        )
+        assert used.keys() == {"0", "1", "2", "supervisor"}
         assert json.loads(get("/readyz"))["status"] == "ready"
         os.kill(worker_pids(pooler)[-1], signal.SIGKILL)
         pooler.wait_for_log(30, event="worker restarted")
