@@ -86,7 +86,7 @@ class Lane:
         run.waited = -1.0
         return True
 
-    def guard(self, server: "Server", kinds: bytearray) -> bytes:
+    def guard(self, server: "Server", kinds: list[int]) -> bytes:
         """Return what sets the time limit for the transaction under way."""
         run = server.run
         assert run is not None
