@@ -4,7 +4,6 @@ The waiting client itself is the queue entry: when a server becomes free, the po
 `go` writes what was held in the same callback. Knows no timer and no pool policy.
 """
 
-from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from pooler.core import again, session
@@ -25,6 +24,7 @@ from pooler.core.peer import (
 )
 from pooler.core.requests import Requests
 from pooler.core.settings import SessionSettings
+from pooler.core.states import ClientState, State
 from pooler.wire import build, codes
 from pooler.wire.cutter import (
     FROM_CLIENT_CLOSELY,
@@ -45,31 +45,6 @@ _WITHOUT_SERVER: Final = b"dcfH"
 EFFECTS_LIMIT: Final = 2_000
 """Messages of a special kind under way above which no more are read: those that the server is not
 sent would fill no buffer of it."""
-
-
-class ClientState(Enum):
-    """Where a logged-in client is in its life."""
-
-    GREETING = "login"  # waits for a server to learn what to greet it with
-    IDLE = "idle"
-    WAITING = "waiting"  # for a server; also while that server is prepared for it
-    ACTIVE = "active"
-    CLOSED = "closed"
-
-    after: tuple["ClientState", ...]  # as MOVES has it
-
-    __hash__ = object.__hash__  # by identity: Enum's own is a call in Python
-
-
-MOVES: Final[dict[ClientState, tuple[ClientState, ...]]] = {
-    ClientState.GREETING: (ClientState.IDLE, ClientState.CLOSED),
-    ClientState.IDLE: (ClientState.WAITING, ClientState.CLOSED),
-    ClientState.WAITING: (ClientState.ACTIVE, ClientState.IDLE, ClientState.CLOSED),
-    ClientState.ACTIVE: (ClientState.IDLE, ClientState.CLOSED),
-    ClientState.CLOSED: (),
-}
-for _state, _after in MOVES.items():
-    _state.after = _after
 
 
 class Client(Peer):
@@ -177,9 +152,9 @@ class Client(Peer):
         """Show id, state and peer."""
         return f"<Client {self.ident} {self.state.value} {self.user}@{self.database} {self.name}>"
 
-    def move(self, state: ClientState) -> None:
+    def move(self, state: State) -> None:
         """Change the state; an impossible move is a bug."""
-        if state not in self.state.after:
+        if not state.may_follow(self.state):
             raise AssertionError(f"{self!r} cannot become {state.value}")
         self.state = state
 
@@ -279,7 +254,7 @@ class Client(Peer):
             else:
                 self._forward(data)
         elif self.state is not ClientState.CLOSED:
-            self._held += data
+            self._held = self._held + data if self._held else data
             if self.state is ClientState.IDLE:
                 self._consider()
             elif len(self._held) > HOLD_LIMIT:
@@ -332,7 +307,7 @@ class Client(Peer):
         kinds.clear()
         if len(server.effects) > EFFECTS_LIMIT and not cutter.left:
             self.brake(NAMES_FULL)
-            server.send(_FLUSH, bytearray())
+            server.send(_FLUSH, [])
         if self.terminated:
             self.close(CloseReason.TERMINATED)
         elif server.ledger.settled and not self.holds:
@@ -356,7 +331,7 @@ class Client(Peer):
                 if kind == codes.SYNC:
                     self._skipping = False
                     self.send(build.READY)
-                elif not self._skipping and kind not in _WITHOUT_SERVER:
+                elif not self._skipping and (kind == codes.QUERY or kind not in _WITHOUT_SERVER):
                     break
                 at += size
                 if at > len(held):
@@ -401,7 +376,7 @@ class Client(Peer):
         if self._repeats <= again.TIMES:
             self.again = again.repeatable(burst, owed)
         if self.again and server.ledger.skipping:  # its reply is taken out, as any before that
-            server.send(build.SYNC, bytearray([codes.SYNC]))
+            server.send(build.SYNC, [codes.SYNC])
         return bool(self.again)
 
     def repeat(self) -> None:
@@ -433,7 +408,7 @@ class Client(Peer):
     def _drop_query(self, server: "Server", data: bytes) -> None:
         """Take an error of what was put in front of the Query held for its answer."""
         self._held = data[peek(data, 0)[1] :]
-        server.send(build.SYNC, bytearray([codes.SYNC]))
+        server.send(build.SYNC, [codes.SYNC])
         self.holds = bool(self._held)
 
     def rest(self) -> None:

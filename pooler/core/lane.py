@@ -94,27 +94,26 @@ class Lane:
         run.waited = -1.0
         return True
 
-    def cancel(self, client: Client) -> bool:
-        """Have what a client waits with fail; False: it does not wait here.
+    def cancel(self, client: Client) -> None:
+        """Have what a client waits with fail, if it waits here.
 
-        The server is made to fail in its place, so that the transaction fails, too. What else it
-        does at that time is cancelled as ever.
+        The server is made to fail in its place, so that the transaction fails, too.
         """
         server = client.server
         if self.waiting.pop(client, None) is None or server is None or not client.holds:
-            return False
+            return
         self._changed()
         if server.ledger.skipping:  # nothing of it will be done
-            return False
+            return
         run = server.run = Run()
         run.asked = run.cancelled = True
         server.effects.append(Effect())
-        kinds = bytearray([OUR_PARSE])
+        kinds = [OUR_PARSE]
         server.send(build.message(codes.PARSE, _SPARE + _FAILING + b"\0\0\0") + _FLUSH, kinds)
         server.watch(kinds)
         return True
 
-    def guard(self, server: "Server", kinds: bytearray) -> bytes:
+    def guard(self, server: "Server", kinds: list[int]) -> bytes:
         """Return what sets the time limit for the transaction under way."""
         run = server.run
         assert run is not None

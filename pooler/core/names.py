@@ -138,7 +138,7 @@ class Names:
         planned = self._planned.get(name)
         return self._names.get(name) if planned is None else planned.means
 
-    def known(self, name: bytes, server: "Server", kinds: bytearray) -> Name | None:
+    def known(self, name: bytes, server: "Server", kinds: list[int]) -> Name | None:
         """Return what a name stands for; Wait while that is not known."""
         planned = self._planned.get(name)
         if planned is None:
@@ -166,7 +166,7 @@ class Names:
 
     # -- messages of the extended protocol
 
-    def parse(self, body: bytes, server: "Server", kinds: bytearray) -> bytes | None:
+    def parse(self, body: bytes, server: "Server", kinds: list[int]) -> bytes | None:
         """Take a Parse that has a name."""
         end = body.find(b"\0")
         name, text = body[:end], body[end + 1 :]
@@ -203,7 +203,7 @@ class Names:
             and self._registry.repeated(text, self._client.wants)
         )
 
-    def parse_unnamed(self, body: bytes, server: "Server", kinds: bytearray) -> bytes:
+    def parse_unnamed(self, body: bytes, server: "Server", kinds: list[int]) -> bytes:
         """Take such a Parse."""
         statement = self._registry.find(body[1:], self._client.wants)
         instead = self._parse(UNNAMED, statement, server, kinds)
@@ -223,7 +223,7 @@ class Names:
         self._forget(UNNAMED)
 
     def _parse(
-        self, name: bytes, statement: Statement, server: "Server", kinds: bytearray
+        self, name: bytes, statement: Statement, server: "Server", kinds: list[int]
     ) -> bytes:
         """Have a name stand for a statement, and the server answer for it."""
         text = statement.body
@@ -244,7 +244,7 @@ class Names:
         return b""
 
     def bind(
-        self, message: bytes, size: int, describes: bool, server: "Server", kinds: bytearray
+        self, message: bytes, size: int, describes: bool, server: "Server", kinds: list[int]
     ) -> Edit | None:
         """Take a Bind of `size` bytes, of which `message` may be the start only.
 
@@ -276,7 +276,7 @@ class Names:
         return 0, end, added + start + instead
 
     def _bind_unnamed(
-        self, message: bytes, size: int, end: int, server: "Server", kinds: bytearray
+        self, message: bytes, size: int, end: int, server: "Server", kinds: list[int]
     ) -> Edit | None:
         """Have the unnamed statement be the client's own: the server may have another's."""
         if self.unnamed_here:
@@ -287,16 +287,16 @@ class Names:
         length = (size - 1 + len(NOBODYS)).to_bytes(4, "big")
         return 0, end, message[:1] + length + message[codes.HEADER : end] + NOBODYS
 
-    def _provide_unnamed(self, server: "Server", kinds: bytearray) -> bytes:
+    def _provide_unnamed(self, server: "Server", kinds: list[int]) -> bytes:
         assert self.unnamed is not None
         self.unnamed_here = True
         self.note(Effect(), OUR_PARSE, server, kinds)
         return build.message(codes.PARSE, self.unnamed)
 
-    def _wait_for_unnamed(self, server: "Server", kinds: bytearray) -> None:
+    def _wait_for_unnamed(self, server: "Server", kinds: list[int]) -> None:
         """Wait while nobody knows whether an earlier group parses it: an error may skip that."""
         if server.unknown(kinds):
-            sent = server.ledger.owed + kinds
+            sent = bytes(server.ledger.owed + kinds)
             parsed = sent.rfind(codes.PARSE)
             if parsed >= 0 and sent.find(codes.SYNC, parsed) >= 0:
                 raise Wait
@@ -311,7 +311,7 @@ class Names:
         self.unnamed_here = True
         self.unnamed = body if len(body) <= UNNAMED_LIMIT else None
 
-    def describe(self, body: bytes, server: "Server", kinds: bytearray) -> bytes | None:
+    def describe(self, body: bytes, server: "Server", kinds: list[int]) -> bytes | None:
         """Take a Describe."""
         name = body[1:-1] if len(body) > 1 else b""  # compiled, a slice must not end first
         entry = self.known(name or UNNAMED, server, kinds) if body[:1] == b"S" else None
@@ -341,7 +341,7 @@ class Names:
         kinds.append(codes.DESCRIBE)
         return added + build.message(codes.DESCRIBE, b"S" + instead + b"\0")
 
-    def _describe_portal(self, body: bytes, server: "Server", kinds: bytearray) -> bytes | None:
+    def _describe_portal(self, body: bytes, server: "Server", kinds: list[int]) -> bytes | None:
         """Note what its client is told of a portal: that of what it bound last, most likely."""
         name = self._bound
         entry = self.known(name, server, kinds)
@@ -358,7 +358,7 @@ class Names:
         kinds.append(codes.DESCRIBE)
         return added + build.message(codes.DESCRIBE, body)
 
-    def close(self, body: bytes, server: "Server", kinds: bytearray) -> bytes | None:
+    def close(self, body: bytes, server: "Server", kinds: list[int]) -> bytes | None:
         """Take a Close."""
         name = body[1:-1] if len(body) > 1 else b""  # compiled, a slice must not end first
         if body[:1] != b"S" or not (self.known(name, server, kinds) or foreign(name)):
@@ -368,7 +368,7 @@ class Names:
         return b""
 
     def use(
-        self, entry: Name, name: bytes, server: "Server", kinds: bytearray, *, blind: bool
+        self, entry: Name, name: bytes, server: "Server", kinds: list[int], *, blind: bool
     ) -> tuple[bytes, bytes]:
         """Return what has to come first, and what to call a statement.
 
@@ -404,7 +404,7 @@ class Names:
         self.recent[statement] = name
         return self._provide(statement, server, kinds), statement.name
 
-    def _tell(self, entry: Name, name: bytes, server: "Server", kinds: bytearray) -> bytes:
+    def _tell(self, entry: Name, name: bytes, server: "Server", kinds: list[int]) -> bytes:
         """Note that the client is told a statement's shape; return what asks for it, if need be."""
         shape = server.prepared.shape(entry.statement)
         if shape:
@@ -414,7 +414,7 @@ class Names:
         self.note(effect, OUR_DESCRIBE, server, kinds)
         return entry.statement.describe()
 
-    def _provide(self, statement: Statement, server: "Server", kinds: bytearray) -> bytes:
+    def _provide(self, statement: Statement, server: "Server", kinds: list[int]) -> bytes:
         """Return what has to be sent first so that the server has the statement."""
         added = b""
         if statement.needs is not None:
@@ -426,7 +426,7 @@ class Names:
         return added + self._prepare(statement, Effect(statement), server, kinds)
 
     def _prepare(
-        self, statement: Statement, effect: Effect, server: "Server", kinds: bytearray
+        self, statement: Statement, effect: Effect, server: "Server", kinds: list[int]
     ) -> bytes:
         """Return the Parse of a statement, and Closes of those for which there is no room then."""
         prepared, group = server.prepared, server.group_of(kinds)
@@ -448,7 +448,7 @@ class Names:
             added += old.close()
         return added
 
-    def note(self, effect: Effect, kind: int, server: "Server", kinds: bytearray) -> None:
+    def note(self, effect: Effect, kind: int, server: "Server", kinds: list[int]) -> None:
         """Note a message of a special kind that is sent, or left out."""
         if effect.means is not None:
             self._registry.hold(effect.means.statement)
@@ -456,14 +456,14 @@ class Names:
         kinds.append(kind)
 
     def spare(
-        self, text: bytes, kinds: bytearray, server: "Server", effect: Effect | None = None
+        self, text: bytes, kinds: list[int], server: "Server", effect: Effect | None = None
     ) -> bytes:
         """Return what prepares the spare statement anew."""
         self.note(Effect(), OUR_CLOSE, server, kinds)
         self.note(effect or Effect(), OUR_PARSE, server, kinds)
         return _NO_SPARE + build.message(codes.PARSE, SPARE + b"\0" + text + b"\0\0\0")
 
-    def _try(self, text: bytes, effect: Effect, kinds: bytearray, server: "Server") -> bytes:
+    def _try(self, text: bytes, effect: Effect, kinds: list[int], server: "Server") -> bytes:
         """Return a Parse of the client's as the spare statement: for its answer."""
         self.note(effect, RENAMED_PARSE, server, kinds)
         return build.message(codes.PARSE, SPARE + b"\0" + text)

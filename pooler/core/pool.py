@@ -19,7 +19,7 @@ from pooler.core import chores, hints, leaks, session
 from pooler.core.broadcast import Broadcast
 from pooler.core.cancel import CancelKeys
 from pooler.core.catalog import Catalog
-from pooler.core.client import Client, ClientState
+from pooler.core.client import Client
 from pooler.core.counters import Counters, bucket
 from pooler.core.errors import (
     ClientFault,
@@ -35,9 +35,10 @@ from pooler.core.meter import Meter
 from pooler.core.peer import NAMES_FULL, PEER_FULL
 from pooler.core.pins import Pin
 from pooler.core.policy import Rules
-from pooler.core.server import Server, ServerState
+from pooler.core.server import Server
 from pooler.core.settings import Measures, PoolMode, PoolSettings, Target
 from pooler.core.statements import Registry
+from pooler.core.states import ClientState, ServerState
 from pooler.core.statistics import Statistics
 from pooler.core.supply import Supply
 from pooler.wire import build, codes
@@ -91,13 +92,13 @@ class Pool:
         "shelf",
         "single_use",
         "statistics",
+        "staying",
         "supply",
         "target",
         "used_at",
         "user",
         "waiting",
         "welcome",
-        "working",
     )
 
     def __init__(
@@ -135,8 +136,8 @@ class Pool:
         self.ending: tuple[PoolerError, CloseReason] | None = None  # what clients are told
         self.paused = False  # servers are given to nobody, and leave when they are free
         # servers
-        self.idle: deque[Server] = deque()  # last in, first out: the left end is the least used
-        self.working: dict[Server, None] = {}  # preparing, active, tidying
+        self.staying: dict[Server, None] = {}  # all but those that leave
+        self.idle: list[Server] = []  # of these; last in, first out: the first is the least used
         self.leaving: dict[Server, None] = {}
         self.supply = Supply(self)
         self.keeper = Keeper(self)
@@ -163,7 +164,7 @@ class Pool:
     def __repr__(self) -> str:
         """Show name and occupation."""
         return (
-            f"<Pool {self.user}@{self.database} idle={len(self.idle)} working={len(self.working)}"
+            f"<Pool {self.user}@{self.database} idle={len(self.idle)} working={self.in_use}"
             f" leaving={len(self.leaving)} dialing={self.supply.dialing}"
             f" waiting={len(self.waiting)}>"
         )
@@ -171,7 +172,17 @@ class Pool:
     @property
     def total(self) -> int:
         """Server connections that PostgreSQL may be counting."""
-        return len(self.idle) + len(self.working) + len(self.leaving) + self.supply.dialing
+        return len(self.staying) + len(self.leaving) + self.supply.dialing
+
+    @property
+    def in_use(self) -> int:
+        """Servers that are there and not idle."""
+        return len(self.staying) - len(self.idle)
+
+    @property
+    def working(self) -> list[Server]:
+        """Those servers: preparing, active, asking, tidying."""
+        return [server for server in self.staying if server.state is not ServerState.IDLE]
 
     @property
     def opening(self) -> int:
@@ -193,8 +204,7 @@ class Pool:
 
     def servers(self) -> Iterator[Server]:
         """All servers, in no particular order."""
-        yield from self.idle
-        yield from self.working
+        yield from self.staying
         yield from self.leaving
 
     def oldest_wait(self) -> float:
@@ -222,7 +232,7 @@ class Pool:
         lets them go, and how long the first in line has waited."""
         settings = self.settings
         most = settings.pool_size + settings.reserve_pool_size
-        need = len(self.working) - self.opening
+        need = self.in_use - self.opening
         least = settings.min_pool_size
         if self.paused or self.ending is not None or self.unused:
             least = 0
@@ -318,7 +328,7 @@ class Pool:
     def _pick(self, client: Client) -> Server:
         idle = self.idle
         if self.settings.server_round_robin or not client.ident:  # ours is in nobody's way
-            return idle.popleft()
+            return idle.pop(0)
         if idle[-1].settings is client.wants and not client.asks_sequences:
             return idle.pop()
         for back in range(1, min(len(idle), MATCH_LIMIT) + 1):
@@ -340,7 +350,9 @@ class Pool:
         counters.assignments += 1
         waited = now - client.waiting_since
         counters.wait_time += waited
-        counters.waits[bucket(waited)] += 1
+        waits = counters.waits
+        place = bucket(waited)
+        waits[place] = waits[place] + 1  # mypyc makes no integers of those of `+=` on an element
         client.server = server
         server.client = client
         client.mode = client.limits.pool_mode
@@ -348,7 +360,6 @@ class Pool:
             server.brake(PEER_FULL)
         if server.full:
             client.brake(PEER_FULL)
-        self.working[server] = None
         server.timed_out = None
         self._prepare(server, client, now)
 
@@ -462,7 +473,8 @@ class Pool:
             took = now - began
             place = bucket(took)
             counters.query_time += took
-            counters.query_times[place] += 1
+            times = counters.query_times
+            times[place] = times[place] + 1
             server.busy_since = 0.0
         server.idle_since = now
         if server.timed_out is not None:
@@ -483,7 +495,8 @@ class Pool:
             counters.transaction_time += took
             if server.transaction_since != began:
                 place = bucket(took)
-            counters.transaction_times[place] += 1
+            times = counters.transaction_times
+            times[place] = times[place] + 1
             server.transaction_since = 0.0
         if server.cancels or client.within_message or server.farewell:
             return
@@ -540,7 +553,6 @@ class Pool:
             return
         server.move(ServerState.IDLE)
         server.deadline = 0.0
-        del self.working[server]
         self.idle.append(server)
         self._serve()
 
@@ -611,10 +623,10 @@ class Pool:
 
     def add(self, server: Server) -> None:
         """Take in a new server, which is about to run its opening chore."""
-        if not self.idle and not self.working:  # perhaps another PostgreSQL than before
+        if not self.staying:  # perhaps another PostgreSQL than before
             self.welcome = None
             self._welcomes.clear()
-        self.working[server] = None
+        self.staying[server] = None
         server.deadline = self.deadline(self.settings.server_connect_timeout)
 
     # -- chores
@@ -801,14 +813,14 @@ class Pool:
     def _take_out(self, server: Server) -> None:
         server.forget_statements()
         self.keeper.lost(server)
-        if server.state is ServerState.IDLE:
-            self.idle.remove(server)
-        elif server.state is ServerState.LEAVING:
+        if server.state is ServerState.LEAVING:
             del self.leaving[server]
             for gauge in self.gauges:
                 gauge.leaving -= 1
-        else:
-            del self.working[server]
+            return
+        del self.staying[server]
+        if server.state is ServerState.IDLE:
+            self.idle.remove(server)
 
     def _bereave(self, client: Client | None, server: Server) -> None:
         """Tell a client that its server is lost, unless nothing was lost with it."""
@@ -912,7 +924,7 @@ class Pool:
                 gauge.withdraw(self)
             self.retire_idle()
             self.keeper.give_way(everything=True)
-            for server in list(self.working):
+            for server in self.working:
                 if server.client is not None:
                     self.keeper.recheck(server.client)
 
@@ -920,7 +932,7 @@ class Pool:
         """Cut off all clients and servers."""
         for client in list(self.clients):
             client.fail(error, CloseReason.KILLED)
-        for server in [*self.idle, *self.working]:
+        for server in list(self.staying):
             if server.state is not ServerState.LEAVING:
                 self.close(server, CloseReason.KILLED)
 

@@ -6,7 +6,6 @@ asks what is overdue.
 """
 
 from collections import deque
-from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from pooler.core import ddl, hints, policy, session, truth
@@ -31,6 +30,7 @@ from pooler.core.names import STALE, made_to_fail
 from pooler.core.peer import NAMES_FULL, PEER_FULL, Edit, Peer, Transport, edited
 from pooler.core.settings import Host
 from pooler.core.statements import PREFIX, Effect, Prepared, Statement, shape_of
+from pooler.core.states import ServerState, State
 from pooler.wire import build, codes, parse
 from pooler.wire.cutter import (
     END,
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from pooler.core.pool import Pool
 
 _FORGETS: Final = (b"DEALLOCATE ALL\0", b"DISCARD ALL\0")
-_COMMAND_COMPLETE: Final = bytearray([codes.COMMAND_COMPLETE])
+_COMMAND_COMPLETE: Final = [codes.COMMAND_COMPLETE]
 
 CAUSES: Final = 32
 """Statements that may have changed something, remembered until that is known."""
@@ -84,61 +84,8 @@ def _changed(fields: dict[str, str]) -> bool:
     return sqlstate == codes.FEATURE_NOT_SUPPORTED and fields.get("R") == "RevalidateCachedQuery"
 
 
-def _syncs(kinds: bytearray) -> int:
+def _syncs(kinds: list[int]) -> int:
     return kinds.count(codes.SYNC) + kinds.count(codes.QUERY) + kinds.count(codes.FUNCTION_CALL)
-
-
-class ServerState(Enum):
-    """Where a logged-in server connection is in its life; the pool has a collection for each."""
-
-    IDLE = "idle"
-    PREPARING = "tested"  # linked, but first checked, or set as its client wants
-    ACTIVE = "active"  # linked
-    ASKING = "asking"  # its client has finished, and may have left something behind
-    TIDYING = "tidying"  # its client has gone and left something behind
-    LEAVING = "leaving"  # told to go; counted until it has
-    CLOSED = "closed"
-
-    after: tuple["ServerState", ...]  # as MOVES has it
-
-    __hash__ = object.__hash__  # by identity: Enum's own is a call in Python
-
-
-MOVES: Final[dict[ServerState, tuple[ServerState, ...]]] = {
-    ServerState.IDLE: (
-        ServerState.PREPARING,
-        ServerState.ACTIVE,
-        ServerState.LEAVING,
-        ServerState.CLOSED,
-    ),
-    ServerState.PREPARING: (
-        ServerState.ACTIVE,
-        ServerState.IDLE,
-        ServerState.TIDYING,
-        ServerState.LEAVING,
-        ServerState.CLOSED,
-    ),
-    ServerState.ACTIVE: (
-        ServerState.IDLE,
-        ServerState.ASKING,
-        ServerState.TIDYING,
-        ServerState.LEAVING,
-        ServerState.CLOSED,
-    ),
-    ServerState.ASKING: (
-        ServerState.PREPARING,
-        ServerState.ACTIVE,
-        ServerState.IDLE,
-        ServerState.TIDYING,
-        ServerState.LEAVING,
-        ServerState.CLOSED,
-    ),
-    ServerState.TIDYING: (ServerState.IDLE, ServerState.LEAVING, ServerState.CLOSED),
-    ServerState.LEAVING: (ServerState.CLOSED,),
-    ServerState.CLOSED: (),
-}
-for _state, _after in MOVES.items():
-    _state.after = _after
 
 
 class Server(Peer):
@@ -271,9 +218,9 @@ class Server(Peer):
         """Show id, state and peer."""
         return f"<Server {self.ident} {self.state.value} {self.name} pid={self.pid}>"
 
-    def move(self, state: ServerState) -> None:
+    def move(self, state: State) -> None:
         """Change the state; an impossible move is a bug."""
-        if state not in self.state.after:
+        if not state.may_follow(self.state):
             raise AssertionError(f"{self!r} cannot become {state.value}")
         self.state = state
 
@@ -308,7 +255,7 @@ class Server(Peer):
 
     # -- to the server
 
-    def send(self, data: bytes, kinds: bytearray) -> None:
+    def send(self, data: bytes, kinds: list[int]) -> None:
         """Write messages of which those of `kinds` are owed something; may be none."""
         if kinds:
             self.ledger.sent(kinds)
@@ -317,7 +264,7 @@ class Server(Peer):
         if data:
             self.transport.write(data)
 
-    def watch(self, kinds: bytearray) -> None:
+    def watch(self, kinds: list[int]) -> None:
         """Look closely at replies, if any of the messages just sent is of a special kind."""
         special = count_special(kinds)
         if not special:
@@ -346,9 +293,9 @@ class Server(Peer):
     def stand_in(self) -> None:
         """Send what the server waits for from a client that has left."""
         if self.ledger.copy_in:
-            self.send(_NO_COPY, bytearray([codes.COPY_FAIL]))
+            self.send(_NO_COPY, [codes.COPY_FAIL])
         if self.ledger.skipping:
-            self.send(build.SYNC, bytearray([codes.SYNC]))
+            self.send(build.SYNC, [codes.SYNC])
 
     def start(self, chore: Chore) -> None:
         """Run a chore; the pool's `chore_over` or `chore_failed` hears of its end."""
@@ -369,7 +316,7 @@ class Server(Peer):
             self.pool.close(self, unusable.reason, unusable.text)
         else:
             if data:
-                self.send(data, bytearray([data[0]]))
+                self.send(data, [data[0]])
 
     # -- from the server
 
@@ -450,11 +397,11 @@ class Server(Peer):
 
     # -- statements: see `statements`
 
-    def group_of(self, kinds: bytearray) -> int:
+    def group_of(self, kinds: list[int]) -> int:
         """Return the number of the group of messages that comes behind `kinds`, not yet sent."""
         return self._group + _syncs(kinds)
 
-    def unknown(self, kinds: bytearray) -> bool:
+    def unknown(self, kinds: list[int]) -> bool:
         """Return whether `status` may have changed until what comes behind `kinds` is read."""
         return _syncs(self.ledger.owed) > 0 or _syncs(kinds) > 0
 
@@ -667,7 +614,7 @@ class Server(Peer):
         sqlstate = fields.get("C", "")
         special = 0 < (ledger.owed[0] if ledger.owed else 0) <= SPECIAL
         failed = self.effects[0] if special else None
-        owed = bytes(ledger.owed.translate(_AS_SENT, _ADDED))
+        owed = bytes(ledger.owed).translate(_AS_SENT, _ADDED)
         instead: bytes | None = None
         if PREFIX in body and client is not None:
             said = client.names.in_its_words(body, sqlstate, failed)

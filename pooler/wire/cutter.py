@@ -104,7 +104,7 @@ class Cutter:
         self.small = small
         # between chunks
         self.left = 0  # bytes still to come of a message already passed on
-        self.kinds = bytearray()  # kinds counted since the caller last cleared it
+        self.kinds: list[int] = []  # kinds counted since the caller last cleared it
         # where scan() stopped
         self.stop = END  # END, MORE or the kind of a message to look at
         self.size = 0  # that message's whole length, header included
@@ -187,7 +187,7 @@ def peek(data: bytes, at: int) -> tuple[int, int]:
             raise BadMessage(f"invalid message type {data[at]}")
         return MORE, 0
     kind = data[at]
-    size = 1 + int.from_bytes(data[at + 1 : at + HEADER], "big")
+    size = 1 + (data[at + 1] << 24 | data[at + 2] << 16 | data[at + 3] << 8 | data[at + 4])
     if FROM_CLIENT[kind] == BAD:
         raise BadMessage(f"invalid message type {kind}")
     if size < HEADER or size > (SMALL_LIMIT if _SMALL[kind] else LARGE_LIMIT):
