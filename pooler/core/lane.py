@@ -111,7 +111,6 @@ class Lane:
         kinds = [OUR_PARSE]
         server.send(build.message(codes.PARSE, _SPARE + _FAILING + b"\0\0\0") + _FLUSH, kinds)
         server.watch(kinds)
-        return True
 
     def guard(self, server: "Server", kinds: list[int]) -> bytes:
         """Return what sets the time limit for the transaction under way."""
