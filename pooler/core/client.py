@@ -310,8 +310,12 @@ class Client(Peer):
             server.send(_FLUSH, [])
         if self.terminated:
             self.close(CloseReason.TERMINATED)
-        elif server.ledger.settled and not self.holds:
-            self.pool.settled(server)
+        elif server.ledger.settled:
+            if not self.holds:
+                self.pool.settled(server)
+            elif server.run is not None and server.run.limited:
+                self.holds = False
+                self.pool.limit(server, self)
 
     def _consider(self) -> None:
         """Without a server: answer what needs none, and claim one for the first that does."""

@@ -5,8 +5,9 @@ A change that waits for a lock has everybody wait who comes behind it. So it run
 more than so many run at once; each is counted and told: how long it took, and waited for locks.
 
 The timeout is set by a statement in front of the change, within the same transaction, which has to
-be answered before the change is sent. Where that could break something it is left out: see
-`ddl.Change.guarded`.
+be answered before the change is sent. What may need a transaction of its own has it set on its
+session, which is set back afterwards, here or by whoever has the server next. Where either could
+break something it is left out: see `ddl.Change`.
 
 Where several workers share the number that may run at once, a budget of places is asked (`report`)
 and says how many this one may have (`allot`), as it does for server connections.
@@ -20,7 +21,7 @@ from pooler.core.client import Client
 from pooler.core.errors import CloseReason, PoolerError
 from pooler.core.inner import Inner
 from pooler.core.ledger import OUR_BIND, OUR_CLOSE, OUR_EXECUTE, OUR_PARSE
-from pooler.core.session import NONE
+from pooler.core.session import NONE, Settings
 from pooler.core.settings import SessionSettings
 from pooler.core.statements import SPARE, Effect
 from pooler.wire import build, codes, parse
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from pooler.core.pool import Pool
     from pooler.core.server import Server
 
+LOCK_TIMEOUT: Final = "lock_timeout"
 WATCHED_AFTER: Final = 0.5
 """Seconds after which it is asked what a change waits for, and then again after as many."""
 
@@ -42,19 +44,29 @@ _FAILING: Final = f"SELECT '{_GIVEN_UP}'::pg_catalog.bool".encode()
 _SPARE: Final = SPARE + b"\0"
 _SET: Final = (
     "SELECT 1 WHERE CASE pg_catalog.current_setting('lock_timeout') WHEN '0'"
-    " THEN pg_catalog.set_config('lock_timeout','{}ms',true) IS NULL END"
+    " THEN pg_catalog.set_config('lock_timeout','{}ms',{}) IS NULL END"
 )
-"""Sets it for the transaction, if there is none; returns no row."""
+"""Sets it for the transaction (true) or the session (false), if there is none; returns no row."""
 
 
 class Run:
     """The changes of one transaction."""
 
-    __slots__ = ("asked", "cancelled", "guarded", "outline", "since", "waited", "watched")
+    __slots__ = (
+        "asked",
+        "cancelled",
+        "guarded",
+        "limited",
+        "outline",
+        "since",
+        "waited",
+        "watched",
+    )
 
     def __init__(self) -> None:
         self.guarded = False  # a `lock_timeout` has been set, or was looked for
         self.asked = False  # the answer to that has not come
+        self.limited = False  # its session's has been set, or was looked for
         self.cancelled = False  # its client has, while it waited for others
         self.outline = ""  # of the statement under way, for people
         self.since = 0.0  # the time when it was sent
@@ -120,8 +132,7 @@ class Lane:
         for kind in (OUR_CLOSE, OUR_PARSE, OUR_BIND, OUR_EXECUTE, OUR_CLOSE, OUR_CLOSE):
             server.effects.append(Effect())
             kinds.append(kind)
-        milliseconds = max(1, round(self._pool.settings.migrations.lock_timeout * 1000))
-        sql = _SET.format(milliseconds).encode()
+        sql = _SET.format(self._milliseconds(), "true").encode()
         return (
             build.message(codes.CLOSE, b"S" + _SPARE)
             + build.message(codes.PARSE, _SPARE + sql + b"\0\0\0")
@@ -130,6 +141,25 @@ class Lane:
             + build.message(codes.CLOSE, b"P" + _SPARE)
             + build.message(codes.CLOSE, b"S" + _SPARE)
         )
+
+    def limits(self, server: "Server", kinds: list[int]) -> bool:
+        """Decide whether a session is to be limited before its change; `Pool.limit` is next, then.
+
+        Not where something is under way on it.
+        """
+        run = server.run
+        assert run is not None
+        run.limited = not kinds and server.ledger.settled
+        return run.limited
+
+    def limit(self, server: "Server") -> tuple[Settings, str]:
+        """Return the settings of a session with the time limit, and what sets that."""
+        milliseconds = self._milliseconds()
+        settings = {**server.settings, LOCK_TIMEOUT: str(milliseconds)}
+        return self._pool.shelf.shared(settings), _SET.format(milliseconds, "false")
+
+    def _milliseconds(self) -> int:
+        return max(1, round(self._pool.settings.migrations.lock_timeout * 1000))
 
     # -- on the way out
 
@@ -154,7 +184,11 @@ class Lane:
         if run is None or not run.outline:
             return None
         timeout = self._pool.settings.migrations.lock_timeout
-        struck = run.guarded and fields.get("C") == "55P03" and fields.get("R") == _INTERRUPTED
+        struck = (
+            (run.guarded or run.limited)
+            and fields.get("C") == "55P03"
+            and fields.get("R") == _INTERRUPTED
+        )
         seconds = self._seconds(run)
         if struck:
             run.waited = max(run.waited, min(seconds, timeout))

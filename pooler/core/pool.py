@@ -30,7 +30,7 @@ from pooler.core.errors import (
 )
 from pooler.core.hints import Hints
 from pooler.core.keeper import Keeper, at_rest
-from pooler.core.lane import CANCELED, Lane
+from pooler.core.lane import CANCELED, LOCK_TIMEOUT, Lane
 from pooler.core.meter import Meter
 from pooler.core.peer import NAMES_FULL, PEER_FULL
 from pooler.core.pins import Pin
@@ -393,6 +393,29 @@ class Pool:
             server.settings = client.wants
             self._start(server, client, now)
 
+    def limit(self, server: Server, client: Client) -> None:
+        """Have a session limited before a change of the schema that is held back: see `lane`."""
+        aim, sql = self.lane.limit(server)
+        client.waiting_since = self.now()
+        self._set(server, client, aim, sql)
+
+    def _set_back(self, server: Server, client: Client) -> bool:
+        """Have that undone for a client that keeps its server; False: there is nothing to undo."""
+        limited = LOCK_TIMEOUT in server.settings and LOCK_TIMEOUT not in client.wants
+        if not limited or client.requests.own_limit:  # what it has set meanwhile stays so
+            server.settings = client.wants
+            return False
+        self._set(server, client, client.wants, f"RESET {LOCK_TIMEOUT}")
+        return True
+
+    def _set(self, server: Server, client: Client, aim: session.Settings, sql: str) -> None:
+        """Set something on the server that a client has, which waits meanwhile."""
+        server.move(ServerState.PREPARING)
+        server.deadline = self.deadline(self.settings.server_connect_timeout)
+        server.aim = aim
+        server.start(chores.prepare("", [sql]))
+        client.rest()
+
     def _start(self, server: Server, client: Client, now: float) -> None:
         server.move(ServerState.ACTIVE)
         server.deadline = 0.0
@@ -406,6 +429,8 @@ class Pool:
                 self._measure(server, client, self.settings.measures)
             if client.state is ClientState.WAITING:  # a pinned one may have nothing to ask
                 client.go(now)
+            elif server.touched and client.mode is not PoolMode.SESSION:  # it has been set back
+                self.keeper.keep(server)
 
     def _measure(self, server: Server, client: Client, measures: Measures) -> None:
         """Have what the client asks measured, if all is or it is one of the sample."""
@@ -518,9 +543,12 @@ class Pool:
             client.fail(*self.ending)
         elif not shared:
             client.idle_since = now
+            if server.settings is not client.wants:
+                self._set_back(server, client)
         elif server.touched or server.pins:
             client.idle_since = now
-            self.keeper.keep(server)
+            if server.settings is client.wants or not self._set_back(server, client):
+                self.keeper.keep(server)
         else:
             self._part(server, client, now)
             self._offer(server, now)
@@ -654,7 +682,7 @@ class Pool:
 
         Settings were rolled back, but PREPARE and DEALLOCATE stay done: nobody knows it now.
         """
-        held = server.pins
+        held = server.pins | server.touched
         server.touched |= hints.ANYTHING
         asks_again = False
         if client is not None:
@@ -733,7 +761,7 @@ class Pool:
         server = client.server
         if client.state is ClientState.WAITING:
             if server is not None:  # being prepared: it goes on, for whoever is next
-                if server.pins:
+                if server.pins or server.touched:
                     return
                 self.unlink(server, client)
             elif client.asked is None:

@@ -547,7 +547,7 @@ class Server(Peer):
                         self.excused = False
                     elif flags:
                         tag = data[at + codes.HEADER : at + size - 1]
-                        if flags & hints.SCHEMA and self.run is not None:
+                        if flags & (hints.SCHEMA | hints.REWRITES) and self.run is not None:
                             self.pool.lane.done(self, tag)
                         self.touch(flags | hints.of_definition(tag), tag)
             elif stop == codes.READY_FOR_QUERY:
