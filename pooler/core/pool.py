@@ -429,8 +429,6 @@ class Pool:
                 self._measure(server, client, self.settings.measures)
             if client.state is ClientState.WAITING:  # a pinned one may have nothing to ask
                 client.go(now)
-            elif server.touched and client.mode is not PoolMode.SESSION:  # it has been set back
-                self.keeper.keep(server)
 
     def _measure(self, server: Server, client: Client, measures: Measures) -> None:
         """Have what the client asks measured, if all is or it is one of the sample."""
@@ -674,6 +672,9 @@ class Pool:
             self._not_set(server, client, ServerRefused(failure))
         elif client is not None:
             self._start(server, client, self.now())
+            resting = client.server is server and client.state is ClientState.IDLE
+            if resting and client.mode is not PoolMode.SESSION:  # it has been set back
+                self.keeper.keep(server)
         else:
             self.tidy(server, PoolMode.TRANSACTION, CloseReason.TERMINATED)
 
