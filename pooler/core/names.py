@@ -40,6 +40,7 @@ from pooler.core.statements import (
     foreign,
 )
 from pooler.wire import build, codes
+from pooler.wire.cutter import string_end
 
 if TYPE_CHECKING:
     from pooler.core.client import Client
@@ -69,6 +70,7 @@ _NOBODYS_ERROR: Final = build.error(
     "ERROR", codes.UNDEFINED_STATEMENT, "unnamed prepared statement does not exist"
 )
 
+_BIND: Final = bytes([codes.BIND])
 _NO_SPARE: Final = build.message(codes.CLOSE, b"S" + SPARE + b"\0")
 
 _KEPT: Final = re.compile(rb"(?i)\s*(?:select|insert|update|delete|with|values|merge|table)\b")
@@ -140,9 +142,9 @@ class Names:
 
     def known(self, name: bytes, server: "Server", kinds: list[int]) -> Name | None:
         """Return what a name stands for; Wait while that is not known."""
-        planned = self._planned.get(name)
+        planned = self._planned.get(name) if self._planned else None
         if planned is None:
-            return self._names.get(name)
+            return self._names.get(name) if self._names else None
         if planned.group != server.group_of(kinds):
             raise Wait
         return planned.means
@@ -251,8 +253,8 @@ class Names:
         `describes`: its client asks for a description of the portal right behind it. Returns the
         change of its start: its size, and what names the statement.
         """
-        portal = message.find(b"\0", codes.HEADER) + 1
-        end = message.find(b"\0", portal)
+        portal = string_end(message, codes.HEADER) + 1
+        end = string_end(message, portal)
         if portal <= 0 or end < 0:
             return None
         name = message[portal:end]
@@ -265,15 +267,16 @@ class Names:
             added, instead = self.use(entry, name, server, kinds, blind=not describes)
             self._bound = b"" if describes else name or UNNAMED
             if describes:
-                added += self._tell(entry, name or UNNAMED, server, kinds)
+                asks = self._tell(entry, name or UNNAMED, server, kinds)
+                added = added + asks if asks else added
         else:  # perhaps prepared in SQL; else an error that the server makes
             other = foreign(name)
             if other is None:
                 return None
             added, instead = b"", other
         length = size - 1 + len(instead) - len(name)
-        start = bytes([codes.BIND]) + length.to_bytes(4, "big") + message[codes.HEADER : portal]
-        return 0, end, added + start + instead
+        start = _BIND + length.to_bytes(4, "big") + message[codes.HEADER : portal] + instead
+        return 0, end, added + start if added else start
 
     def _bind_unnamed(
         self, message: bytes, size: int, end: int, server: "Server", kinds: list[int]

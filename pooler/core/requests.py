@@ -32,13 +32,21 @@ from pooler.core.peer import HOLD_LIMIT, Edit
 from pooler.core.settings import PoolMode
 from pooler.core.statements import Wait
 from pooler.wire import build, codes
-from pooler.wire.cutter import END, FROM_CLIENT, FROM_CLIENT_CLOSELY, MORE, client_cutter
+from pooler.wire.cutter import (
+    END,
+    FROM_CLIENT,
+    FROM_CLIENT_CLOSELY,
+    MORE,
+    client_cutter,
+    string_end,
+)
 
 if TYPE_CHECKING:
     from pooler.core.client import Client
     from pooler.core.server import Server
 
 _ENDS: Final = bytes([codes.SYNC, codes.QUERY, codes.FUNCTION_CALL])
+_PORTAL: Final = ord("P")  # in a Describe
 _FLUSH: Final = build.message(codes.FLUSH, b"")
 
 CUSTOM_LIMIT: Final = 1_000
@@ -209,8 +217,10 @@ class Requests:
         whole = end == at + size
         edit: Edit | None = None
         if kind == codes.BIND:
-            follows = data[end : end + codes.HEADER + 1]
-            describes = whole and follows[:1] == b"D" and follows[-1:] == b"P"
+            then = end + codes.HEADER
+            describes = (
+                whole and then < len(data) and data[end] == codes.DESCRIBE and data[then] == _PORTAL
+            )
             edit = self.names.bind(data[at:end], size, describes, server, kinds)
             if edit is None:
                 return False
@@ -311,8 +321,11 @@ class Requests:
 
         Returns the change of the schema that it is.
         """
-        portal_end = body.find(b"\0")
-        name = body[portal_end + 1 : body.find(b"\0", portal_end + 1)]
+        if not self._hinted:
+            server.excused = False
+            return None
+        portal_end = string_end(body, 0)
+        name = body[portal_end + 1 : string_end(body, portal_end + 1)]
         hint = self._hinted.get(name)
         if server.excused:
             server.excused = hint is not None and hint.local
