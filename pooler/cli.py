@@ -146,7 +146,8 @@ async def _serve(options: argparse.Namespace) -> int:
     if config.workers > 1:
         from pooler.workers.supervisor import Supervisor
 
-        command = (sys.executable, "-m", "pooler", *options.given, "--worker")
+        started_by = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv) + 1]  # -m pooler, say
+        command = (sys.executable, *started_by, *options.given, "--worker")
         return await Supervisor(read, config, command).run()
     await Service(read, config, taker, activated).run()
     return 0
