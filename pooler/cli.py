@@ -119,6 +119,8 @@ def _run(options: argparse.Namespace) -> int:
     except OSError as error:
         print(f"pooler: {error}", file=sys.stderr)
         return FAILED
+    finally:
+        gc.freeze()  # nobody looks for garbage any more: that would take most of the time to exit
     return status
 
 
