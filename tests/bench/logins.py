@@ -131,7 +131,7 @@ class World(Service):
         return told
 
 
-def _answers(world: World, method: str) -> list[bytes]:
+def answers(world: World, method: str) -> list[bytes]:
     """Return what the client says until it is logged in."""
     messages = [_STARTUP]
     if method == "scram-sha-256":
@@ -145,7 +145,7 @@ def _answers(world: World, method: str) -> list[bytes]:
 async def run(method: str, count: int) -> float:
     """Run `count` logins; return the CPU seconds of one."""
     world = World(method)
-    messages = _answers(world, method)
+    messages = answers(world, method)
     world.visit(messages)
     (pool,) = world.router.pools.values()
     before = time.process_time()
