@@ -4,6 +4,7 @@ Exit status: 0 done, 1 it failed, 2 wrong use or a wrong configuration.
 """
 
 import argparse
+import gc
 import json
 import os
 import resource
@@ -118,6 +119,8 @@ def _run(options: argparse.Namespace) -> int:
     except OSError as error:
         print(f"pooler: {error}", file=sys.stderr)
         return FAILED
+    finally:
+        gc.freeze()  # nobody looks for garbage any more: that would take most of the time to exit
     return status
 
 
@@ -128,7 +131,9 @@ async def _serve(options: argparse.Namespace) -> int:
 
         number, workers = options.worker[0].split("/")
         channel = socket.socket(fileno=int(options.worker[1]))
-        await Worker(read, read(), int(number), int(workers), channel).run()
+        worker = Worker(read, read(), int(number), int(workers), channel)
+        gc.freeze()
+        await worker.run()
         return 0
     file = os.environ.pop(VARIABLE, "")
     taker = Taker(socket.socket(fileno=int(file))) if file else None
@@ -149,7 +154,9 @@ async def _serve(options: argparse.Namespace) -> int:
         started_by = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv) + 1]  # -m pooler, say
         command = (sys.executable, *started_by, *options.given, "--worker")
         return await Supervisor(read, config, command).run()
-    await Service(read, config, taker, activated).run()
+    service = Service(read, config, taker, activated)
+    gc.freeze()  # what is there now is there for ever: the collector need not look at it again
+    await service.run()
     return 0
 
 

@@ -60,6 +60,7 @@ class Client(Peer):
         "again",
         "asked",
         "asks_sequences",
+        "counters",
         "custom",
         "database",
         "gauges",
@@ -107,6 +108,7 @@ class Client(Peer):
         super().__init__(transport, name)
         # for ever
         self.pool = pool
+        self.counters = pool.counters if ident else pool.own_counters  # those that it adds to
         self.next_pool: Pool | None = None  # to be moved to when its transaction ends
         self.ident = ident
         self.database = database
@@ -189,7 +191,7 @@ class Client(Peer):
 
     def send(self, data: bytes) -> None:
         """Write to the client."""
-        self.pool.counters.sent += len(data)
+        self.counters.sent += len(data)
         try:
             self.transport.write(data)
         except RuntimeError:  # uvloop: reset by the client, and `connection_lost` is on its way
@@ -211,13 +213,16 @@ class Client(Peer):
         if self.server is not None:
             self.server.unbrake(PEER_FULL)
 
-    def greet(self, parameters: session.Settings) -> None:
-        """Complete the login: tell the client its parameters and key, and that it may begin."""
+    def greet(self, parameters: session.Settings, said: bytes = b"") -> None:
+        """Complete the login: tell the client its parameters and key, and that it may begin.
+
+        `said` are the login's last words, if they are still to be sent.
+        """
         self.move(ClientState.IDLE)
         self.told = parameters
         key = build.backend_key_data(self.pid, self.secret)
         told = self.pool.told(parameters)
-        self.transport.write(b"".join((build.AUTHENTICATION_OK, told, key, build.READY)))
+        self.transport.write(b"".join((said, build.AUTHENTICATION_OK, told, key, build.READY)))
         self.unbrake(HELD_FULL)
         if self._held:
             self._consider()
@@ -263,7 +268,7 @@ class Client(Peer):
         server = self.server
         assert server is not None
         cutter = self._cutter
-        self.pool.counters.received += len(data)
+        self.counters.received += len(data)
         before = cutter.left
         fresh = server.ledger.settled
         if fresh and self.names.recent:
@@ -308,8 +313,12 @@ class Client(Peer):
             server.send(_FLUSH, [])
         if self.terminated:
             self.close(CloseReason.TERMINATED)
-        elif server.ledger.settled and not self.holds:
-            self.pool.settled(server)
+        elif server.ledger.settled:
+            if not self.holds:
+                self.pool.settled(server)
+            elif server.run is not None and server.run.limited:
+                self.holds = False
+                self.pool.limit(server, self)
 
     def _consider(self) -> None:
         """Without a server: answer what needs none, and claim one for the first that does."""
@@ -429,7 +438,7 @@ class Client(Peer):
         """
         self.move(ClientState.IDLE)
         self.unbrake(HELD_FULL)
-        self.pool.counters.error(error.origin, error.sqlstate)
+        self.counters.error(error.origin, error.sqlstate)
         kind, size = peek(self._held, 0)
         self.send(error.response("ERROR"))
         if kind == codes.QUERY or kind == codes.FUNCTION_CALL:
@@ -448,7 +457,7 @@ class Client(Peer):
     def fail(self, error: PoolerError, reason: CloseReason) -> None:
         """Tell the client why, and close."""
         if self.state is not ClientState.CLOSED:
-            self.pool.counters.error(error.origin, error.sqlstate)
+            self.counters.error(error.origin, error.sqlstate)
             if self.server is None or not self.server.within_message:
                 self.transport.write(error.response())
             self.close(reason, error.text)

@@ -30,9 +30,9 @@ from pooler.core.errors import (
 )
 from pooler.core.hints import Hints
 from pooler.core.keeper import Keeper, at_rest
-from pooler.core.lane import Lane
+from pooler.core.lane import CANCELED, LOCK_TIMEOUT, Lane
 from pooler.core.meter import Meter
-from pooler.core.peer import NAMES_FULL, PEER_FULL
+from pooler.core.peer import NAMES_FULL, PEER_FULL, Transport
 from pooler.core.pins import Pin
 from pooler.core.policy import Rules
 from pooler.core.server import Server
@@ -84,6 +84,7 @@ class Pool:
         "leaving",
         "lingering",
         "now",
+        "own_counters",
         "paused",
         "registry",
         "rules",
@@ -124,6 +125,7 @@ class Pool:
         self.single_use = single_use  # replication: a server serves one client and leaves
         self.internal = internal  # serves the pooler itself
         self.counters = Counters()
+        self.own_counters = Counters()  # what clients of our own do: nobody is told
         for gauge in gauges:
             gauge.pools.append(self)
         # by configuration
@@ -151,7 +153,9 @@ class Pool:
         self.clients: dict[Client, None] = {}
         self.waiting: deque[Client] = deque()  # oldest first; some may have left meanwhile
         self._serving = False  # idle servers are being given away
-        self.lingering: deque[tuple[float, Client]] = deque()  # closed, what they were told unsent
+        self.lingering: deque[tuple[float, Transport]] = (
+            deque()
+        )  # closed, what they were told unsent
         # what a client is greeted with: the first server's parameters, and what each set of
         # startup settings made of them
         self.welcome: session.Settings | None = None
@@ -282,15 +286,20 @@ class Pool:
 
     # -- clients come
 
-    def enter(self, client: Client) -> None:
-        """Greet a client that has logged in, at once if we know with what."""
+    def enter(self, client: Client, said: bytes = b"") -> None:
+        """Greet a client that has logged in, at once if we know with what.
+
+        `said` are the login's last words, which are still to be sent.
+        """
         self.clients[client] = None
         self.used_at = self.edge.now()
         welcome = self._welcome_for(client.wants)
         if welcome is not None and not self.single_use:
-            client.greet(welcome)
+            client.greet(welcome, said)
             self.edge.client_opened(client)
         else:
+            if said:
+                client.transport.write(said)
             self.claim(client)
 
     def _welcome_for(self, wants: session.Settings) -> session.Settings | None:
@@ -344,7 +353,7 @@ class Pool:
 
     def link(self, server: Server, client: Client, now: float) -> None:
         """Give a server to a client, once it is set as that wants."""
-        counters = self.counters
+        counters = server.counters = client.counters
         counters.assignments += 1
         waited = now - client.waiting_since
         counters.wait_time += waited
@@ -390,6 +399,29 @@ class Pool:
         else:
             server.settings = client.wants
             self._start(server, client, now)
+
+    def limit(self, server: Server, client: Client) -> None:
+        """Have a session limited before a change of the schema that is held back: see `lane`."""
+        aim, sql = self.lane.limit(server)
+        client.waiting_since = self.now()
+        self._set(server, client, aim, sql)
+
+    def _set_back(self, server: Server, client: Client) -> bool:
+        """Have that undone for a client that keeps its server; False: there is nothing to undo."""
+        limited = LOCK_TIMEOUT in server.settings and LOCK_TIMEOUT not in client.wants
+        if not limited or client.requests.own_limit:  # what it has set meanwhile stays so
+            server.settings = client.wants
+            return False
+        self._set(server, client, client.wants, f"RESET {LOCK_TIMEOUT}")
+        return True
+
+    def _set(self, server: Server, client: Client, aim: session.Settings, sql: str) -> None:
+        """Set something on the server that a client has, which waits meanwhile."""
+        server.move(ServerState.PREPARING)
+        server.deadline = self.deadline(self.settings.server_connect_timeout)
+        server.aim = aim
+        server.start(chores.prepare("", [sql]))
+        client.rest()
 
     def _start(self, server: Server, client: Client, now: float) -> None:
         server.move(ServerState.ACTIVE)
@@ -464,7 +496,7 @@ class Pool:
         client = server.client
         assert client is not None
         now = self.now()
-        counters = self.counters
+        counters = server.counters
         began = server.busy_since
         place = 0
         if began:
@@ -516,9 +548,12 @@ class Pool:
             client.fail(*self.ending)
         elif not shared:
             client.idle_since = now
+            if server.settings is not client.wants:
+                self._set_back(server, client)
         elif server.touched or server.pins:
             client.idle_since = now
-            self.keeper.keep(server)
+            if server.settings is client.wants or not self._set_back(server, client):
+                self.keeper.keep(server)
         else:
             self._part(server, client, now)
             self._offer(server, now)
@@ -644,6 +679,9 @@ class Pool:
             self._not_set(server, client, ServerRefused(failure))
         elif client is not None:
             self._start(server, client, self.now())
+            resting = client.server is server and client.state is ClientState.IDLE
+            if resting and client.mode is not PoolMode.SESSION:  # it has been set back
+                self.keeper.keep(server)
         else:
             self.tidy(server, PoolMode.TRANSACTION, CloseReason.TERMINATED)
 
@@ -652,7 +690,7 @@ class Pool:
 
         Settings were rolled back, but PREPARE and DEALLOCATE stay done: nobody knows it now.
         """
-        held = server.pins
+        held = server.pins | server.touched
         server.touched |= hints.ANYTHING
         asks_again = False
         if client is not None:
@@ -727,26 +765,26 @@ class Pool:
 
     def cancel_client(self, client: Client) -> None:
         """Do what a client's own cancel request asks for."""
-        self.counters.cancel_requests += 1
+        client.counters.cancel_requests += 1
         server = client.server
         if client.state is ClientState.WAITING:
             if server is not None:  # being prepared: it goes on, for whoever is next
-                if server.pins:
+                if server.pins or server.touched:
                     return
                 self.unlink(server, client)
             elif client.asked is None:
                 self.waiting.remove(client)
-            client.refuse(
-                PoolerError(codes.QUERY_CANCELED, "canceling statement due to user request")
-            )
-        elif client.state is ClientState.ACTIVE and server is not None and server.ledger.owed:
-            self.cancel(server)
+            client.refuse(CANCELED)
+        elif client.state is ClientState.ACTIVE and server is not None:
+            if server.ledger.owed:
+                self.cancel(server)
+            self.lane.cancel(client)
 
     # -- clients and servers go
 
     def client_gone(self, client: Client, reason: CloseReason, text: str) -> None:
         """A client has closed: what its server does is not wanted any more."""
-        self.lingering.append((self.edge.now() + LEAVE_LIMIT, client))
+        self.lingering.append((self.edge.now() + LEAVE_LIMIT, client.transport))
         self.edge.client_closed(client, reason, text)
         self.keeper.forget(client)
         self.forget(client)
@@ -977,6 +1015,7 @@ class Pool:
         del self.clients[client]
         other.clients[client] = None
         client.pool = other
+        client.counters = other.counters if client.ident else other.own_counters
         client.names.move(other.registry)
         if is_waiting(client):
             self.waiting.remove(client)

@@ -62,12 +62,12 @@ class Requests:
     __slots__ = (
         "_client",
         "_hinted",
-        "_own_limit",
         "_prepared_flags",
         "cutter",
         "edits",
         "foreseen",
         "names",
+        "own_limit",
     )
 
     def __init__(self, client: "Client") -> None:
@@ -77,7 +77,7 @@ class Requests:
         self.edits: list[Edit] = []  # to be made in the chunk under way
         self.foreseen: Hint | None = None  # of its first text, if that has been looked up already
         self._hinted: dict[bytes, Hint] = {}  # of prepared statements, by name
-        self._own_limit = "lock_timeout" in client.startup  # set by the client itself
+        self.own_limit = "lock_timeout" in client.startup  # set by the client itself
         self._prepared_flags = 0  # what EXECUTE of a statement prepared in SQL may do
 
     def remember(self, parsed: list[bytes], in_sql: list[bytes]) -> None:
@@ -264,7 +264,7 @@ class Requests:
             flags |= self._prepared_flags
         server.touch(flags, hint)
         if flags & LOCK_TIMEOUT:
-            self._own_limit = True
+            self.own_limit = True
         if flags & NOTIFIES:
             server.notifier = self._client.pid
         if hint.unlistened and self._client.listening:
@@ -301,14 +301,17 @@ class Requests:
             if server.run is not None:
                 server.run.outline = ""
             return False
-        if server.run is not None and server.run.guarded:
+        if server.run is not None and (server.run.guarded or server.run.limited):
             return not pool.lane.enter(change, client, server)
         if server.unknown(kinds) or not pool.lane.enter(change, client, server):
             client.holds = True
-        elif change.guarded and settings.lock_timeout and not self._own_limit:
+        elif change.guarded and settings.lock_timeout and not self.own_limit:
             behind = kinds[-1] not in _ENDS if kinds else server.ledger.unsynced
             if server.status == codes.FAILED_TRANSACTION or (kind == codes.QUERY and behind):
                 return False
+            if change.solitary and server.status == codes.IDLE:
+                client.holds = pool.lane.limits(server, kinds)
+                return client.holds
             self.edits.append((at, at, pool.lane.guard(server, kinds) + _FLUSH))
             client.holds = True
         return client.holds

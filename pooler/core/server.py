@@ -108,6 +108,7 @@ class Server(Peer):
         "channels",
         "chore",
         "client",
+        "counters",
         "deadline",
         "effects",
         "excused",
@@ -190,6 +191,7 @@ class Server(Peer):
         # per link
         self.state = ServerState.PREPARING
         self.client: Client | None = None
+        self.counters = pool.counters  # those of its last client
         self.chore: Chore | None = None
         self.failure: dict[str, str] | None = None  # the last error, while a chore runs
         self.meter: Meter | None = None  # what its client asks is measured
@@ -545,7 +547,7 @@ class Server(Peer):
                         self.excused = False
                     elif flags:
                         tag = data[at + codes.HEADER : at + size - 1]
-                        if flags & hints.SCHEMA and self.run is not None:
+                        if flags & (hints.SCHEMA | hints.REWRITES) and self.run is not None:
                             self.pool.lane.done(self, tag)
                         self.touch(flags | hints.of_definition(tag), tag)
             elif stop == codes.READY_FOR_QUERY:
@@ -578,7 +580,7 @@ class Server(Peer):
             at = cutter.pass_over(data, at)
 
     def _count_query(self) -> None:
-        counters = self.pool.counters
+        counters = self.counters
         counters.queries += 1
         if self.meter is not None:
             self.meter.ready()
@@ -658,8 +660,8 @@ class Server(Peer):
                     self.stand_in()
                 elif (told := self._told_instead(fields, body)) is not None:
                     self._edits.append((at, at + codes.HEADER + len(body), told))
-            self.pool.counters.errors += 1
-            self.pool.counters.error("server", fields.get("C", ""))
+            self.counters.errors += 1
+            self.counters.error("server", fields.get("C", ""))
             if self.meter is not None:
                 self.meter.failed(fields.get("C", ""))
 

@@ -89,7 +89,9 @@ _ENDS: Final = (ServerState.LEAVING, ServerState.CLOSED)
 
 ServerState.IDLE.then(ServerState.PREPARING, ServerState.ACTIVE, *_ENDS)
 ServerState.PREPARING.then(ServerState.ACTIVE, ServerState.IDLE, ServerState.TIDYING, *_ENDS)
-ServerState.ACTIVE.then(ServerState.IDLE, ServerState.ASKING, ServerState.TIDYING, *_ENDS)
+ServerState.ACTIVE.then(
+    ServerState.PREPARING, ServerState.IDLE, ServerState.ASKING, ServerState.TIDYING, *_ENDS
+)
 ServerState.ASKING.then(
     ServerState.PREPARING, ServerState.ACTIVE, ServerState.IDLE, ServerState.TIDYING, *_ENDS
 )
