@@ -131,7 +131,9 @@ async def _serve(options: argparse.Namespace) -> int:
 
         number, workers = options.worker[0].split("/")
         channel = socket.socket(fileno=int(options.worker[1]))
-        await Worker(read, read(), int(number), int(workers), channel).run()
+        worker = Worker(read, read(), int(number), int(workers), channel)
+        gc.freeze()
+        await worker.run()
         return 0
     file = os.environ.pop(VARIABLE, "")
     taker = Taker(socket.socket(fileno=int(file))) if file else None
@@ -149,9 +151,12 @@ async def _serve(options: argparse.Namespace) -> int:
     if config.workers > 1:
         from pooler.workers.supervisor import Supervisor
 
-        command = (sys.executable, "-m", "pooler", *options.given, "--worker")
+        started_by = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv) + 1]  # -m pooler, say
+        command = (sys.executable, *started_by, *options.given, "--worker")
         return await Supervisor(read, config, command).run()
-    await Service(read, config, taker, activated).run()
+    service = Service(read, config, taker, activated)
+    gc.freeze()  # what is there now is there for ever: the collector need not look at it again
+    await service.run()
     return 0
 
 

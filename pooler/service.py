@@ -474,6 +474,8 @@ class Service(Observer):
         self._ticks += 1
         self.ticked_at = self.now()
         self.upgrades.tick()
+        for greeter in [each for each in self._greeters if each.deadline <= self.ticked_at]:
+            greeter.too_slow()
         for scope in self.router.holds.over(self.now()):
             self.hold()
             logs.event(logging.INFO, "resumed", scope=str(scope), why="its time is over")
