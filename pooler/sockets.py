@@ -16,6 +16,7 @@ from pooler.auth import Connection
 from pooler.config import Settings
 from pooler.config.model import Tcp
 from pooler.core.peer import WRITE_HIGH, Transport
+from pooler.core.settings import Host
 
 _TCP_OPTIONS: Final = {
     "keepidle": socket.TCP_KEEPIDLE,
@@ -60,6 +61,13 @@ def socket_address(sock: socket.socket) -> str:
     if not isinstance(name, tuple):
         return os.fsdecode(name)
     return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
+
+
+async def open_streams(host: Host) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect to a server, as its files or its name say; OSError, UnicodeError."""
+    if host.is_unix:
+        return await asyncio.open_unix_connection(os.path.join(host.host, f".s.PGSQL.{host.port}"))
+    return await asyncio.open_connection(host.host, host.port)
 
 
 def set_options(transport: asyncio.BaseTransport, settings: Settings) -> None:
