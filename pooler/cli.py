@@ -7,7 +7,6 @@ import argparse
 import gc
 import json
 import os
-import resource
 import socket
 import sys
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from typing import Final
 import uvloop
 
 import pooler
-from pooler import activation, ctl, healthcheck, importer, top
+from pooler import activation, ctl, healthcheck, importer, openfiles, top
 from pooler.config import Config, ConfigError, Overrides, json_schema, load
 from pooler.handover import VARIABLE
 from pooler.handover.taker import Taker
@@ -113,7 +112,7 @@ def _load(options: argparse.Namespace, overlay: Overlay | None = None) -> Config
 
 
 def _run(options: argparse.Namespace) -> int:
-    _raise_file_limit()
+    openfiles.raise_limit()
     try:
         status: int = uvloop.run(_serve(options))
     except OSError as error:
@@ -158,13 +157,6 @@ async def _serve(options: argparse.Namespace) -> int:
     gc.freeze()  # what is there now is there for ever: the collector need not look at it again
     await service.run()
     return 0
-
-
-def _raise_file_limit() -> None:
-    """Allow as many open files as the hard limit does: every connection is one."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _check(options: argparse.Namespace) -> int:
