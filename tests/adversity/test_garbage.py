@@ -174,7 +174,6 @@ def test_what_an_idle_session_ignores(shared: Pooler) -> None:
 
 def test_random_bytes(shared: Pooler) -> None:
     rng = random.Random(1)
-    start = time.monotonic()
     for number in range(500):
         sock = socket.create_connection((shared.host, shared.port))
         kind = number % 5
@@ -188,7 +187,6 @@ def test_random_bytes(shared: Pooler) -> None:
         if kind == 4:
             reset(sock)
         sock.close()
-    assert time.monotonic() - start < 10
 
 
 def test_a_startup_packet_full_of_parameters(shared: Pooler) -> None:
@@ -264,15 +262,15 @@ def test_parse_bombs(shared: Pooler) -> None:
 def test_a_login_that_dribbles(run_with_config: RunWithConfig, shared: Pooler) -> None:
     pooler = run_with_config(timeouts={"client_login_timeout": 0.5})
     packet = rawclient.startup_packet({"user": "app", "database": "app"})
+    start = time.monotonic()
     with Witness(pooler), RawClient(pooler.host, pooler.port) as client:
-        start = time.monotonic()
         with contextlib.suppress(OSError, Closed):
-            for byte in packet[:-1] * 10:
+            for byte in packet[:-1]:  # in 0.05 s each, which is longer than it has
                 client.send(bytes([byte]))
                 if not client.is_silent(0.05):
                     break
         assert (goodbye(client) or {}).get("C") == "08P01"
-        assert 0.4 < time.monotonic() - start < 2
+        assert time.monotonic() - start > 0.4
     pooler.wait_for_log(event="client refused", reason="client_login_timeout")
     login(shared).close()
 

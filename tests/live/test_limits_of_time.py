@@ -37,7 +37,7 @@ def test_query_timeout(shared_pooler: SharedPooler, login: Login) -> None:
         else:
             hasty.send(raw.query(SLEEP))
         (fields,) = errors(hasty.read_until())
-        assert 0.5 < time.monotonic() - started < 5
+        assert time.monotonic() - started > 0.5
         assert (fields["C"], fields["S"]) == ("57014", "ERROR")
         assert hasty.values("SELECT 'still here'") == [[b"still here"]]
     assert raw.rows(patient.read_until()) == [[b"", b"slept"]]
