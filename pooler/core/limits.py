@@ -34,6 +34,27 @@ class Gauge:
         return bool(self.limit) and self.count >= self.limit
 
 
+class Elsewhere:
+    """Clients that another process has and that count with ours: by kind of limit, and name."""
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[str, str], int] = {}
+
+    def take(self, counts: list[tuple[str, str, int]]) -> None:
+        """Go by new numbers of some of them; an empty list: there is no other process any more."""
+        if not counts:
+            self._counts.clear()
+        for kind, name, count in counts:
+            if count:
+                self._counts[kind, name] = count
+            else:
+                self._counts.pop((kind, name), None)
+
+    def count(self, kind: str, name: str) -> int:
+        """Return how many there are under a limit ("", "": in all)."""
+        return self._counts.get((kind, name), 0)
+
+
 class ServerGauge(Gauge):
     """A gauge of server connections, which pools compete for."""
 
