@@ -1,16 +1,28 @@
 """Poolers with workers are replaced, also by poolers with another number of them."""
 
+import os
+import signal
+import socket
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
 import psycopg
 import pytest
 
-from tests.adversity.witness import Witness
-from tests.upgrade.conftest import StartLine
+from tests.adversity.witness import Census, Witness, login, until
+from tests.support import rawclient as raw
+from tests.support.postgres import PASSWORDS, Postgres
+from tests.support.rawclient import RawClient
+from tests.upgrade.conftest import StartLine, sessions
+from tests.upgrade.line import Line, measured
 
 NUMBERS = [(2, 2), (1, 2), (2, 1), (3, 2)]
 numbers = pytest.mark.parametrize(("before", "after"), NUMBERS)
 
 
-def write(line, **changes):
+def write(line: Line, **changes: Any) -> None:
+    """Change the configuration of the next process."""
     line.config = {**line.config, **changes}
     line._write(line.config)
 
@@ -31,3 +43,213 @@ def test_idle_clients_go_on(start_line: StartLine, before: int, after: int) -> N
         assert client.execute("SELECT current_setting('my.own')").fetchone() == (str(number),)
         assert client.execute("SELECT %s::int + 1", [number]).fetchone() == (number + 1,)
         client.close()
+
+
+def test_under_load_whatever_the_number(
+    start_line: StartLine, postgres: Postgres, database: str
+) -> None:
+    """Nobody is refused or gets a wrong answer, and the budget is one, all the way."""
+    entry = {
+        "host": postgres.host,
+        "port": postgres.port,
+        "dbname": database,
+        "password": PASSWORDS["app"],
+    }
+    line = start_line(
+        workers=1,
+        auth={"type": "trust"},
+        databases={"*": entry},
+        defaults={"pool_size": 8},
+        limits={"max_client_connections": 500},
+        logging={"log_connections": False, "log_disconnections": False},
+    )
+    with (
+        Census(postgres, database, limit=8),
+        sessions(line, raw=60, psycopg=10, asyncpg=10) as finish,
+    ):
+        for number in (2, 3, 1):
+            write(line, workers=number)
+            line.upgrade()
+        tally = finish()
+    assert tally.answers > 50
+    assert tally.newcomers > 1
+
+
+def test_a_bad_configuration_changes_nothing(start_line: StartLine, tmp_path: Path) -> None:
+    line = start_line(workers=2, listen={"unix_socket_dir": str(tmp_path)})
+    with Witness(line), socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        good = line.config
+        for bad, words in (
+            ({**good, "defaults": {"pool_size": "many"}}, "pool_size"),
+            ({**good, "listen": {"host": "127.0.0.1", "port": port}}, str(port)),
+            ({**good, "metrics": {"listen": f"127.0.0.1:{port}"}}, "worker 0"),
+        ):
+            line._write(bad)
+            seen = line.ask()
+            failure = line.event(seen, event="upgrade failed")
+            assert words in failure["message"]
+            with line.connect() as client:
+                assert client.execute("SELECT 1").fetchone() == (1,)
+            with RawClient(str(tmp_path), line.port) as client:
+                client.login("app", "app", PASSWORDS["app"])
+        line._write(good)
+        line.upgrade()
+
+
+@pytest.mark.parametrize("after", [1, 2])
+def test_a_successor_that_is_killed(
+    start_line: StartLine, postgres: Postgres, database: str, after: int
+) -> None:
+    """Clients that it had are lost with it; the others, and whoever comes, are served as before."""
+    line = start_line(workers=2, databases={"*": {"pool_size": 4}})
+    write(line, workers=after)
+    with Census(postgres, database, limit=5), ExitStack() as stack:
+        busy = [stack.enter_context(login(line)) for _ in range(3)]
+        for client in busy:
+            client.values("BEGIN")
+        rest = stack.enter_context(login(line))
+        seen = line.ask()
+        successor = line.event(seen, event="replaced")["successor"]
+        until(lambda: measured(line, "pooler_client_connections") == 1, 20)
+        os.kill(successor, signal.SIGKILL)
+        gone = line.event(seen, event="the new process has gone")
+        assert gone["lost"] == 1
+        assert rest.is_closed()
+        for client in busy:
+            assert client.values("SELECT 1") == [[b"1"]]
+            client.values("COMMIT")
+        for _ in range(4):
+            with line.connect() as another:
+                assert another.execute("SELECT 1").fetchone() == (1,)
+        with Witness(line):
+            line.upgrade()
+        for client in busy:
+            assert client.values("SELECT 2") == [[b"2"]]
+
+
+def test_the_old_supervisor_is_killed(start_line: StartLine) -> None:
+    line = start_line(workers=2)
+    with login(line) as stays, login(line) as moves:
+        stays.values("BEGIN")
+        seen = line.ask()
+        successor = line.event(seen, event="replaced")["successor"]
+        until(lambda: measured(line, "pooler_client_connections") == 1, 20)
+        os.kill(line.pid, signal.SIGKILL)
+        line.follow(successor, expected=-signal.SIGKILL)
+        line.event(seen, event="the old process was killed")
+        line.event(seen, event="upgraded")
+        assert stays.is_closed()
+        assert moves.values("SELECT 1") == [[b"1"]]
+        line.upgrade()
+
+
+@numbers
+def test_limits_are_for_both(start_line: StartLine, before: int, after: int) -> None:
+    """Those who stay with the old pooler count with those who come to the new one."""
+    line = start_line(workers=before, limits={"max_client_connections": 4})
+    write(line, workers=after)
+    with ExitStack() as stack:
+        clients = [stack.enter_context(login(line)) for _ in range(3)]
+        for client in clients[:2]:
+            client.values("BEGIN")
+        seen = line.ask()
+        successor = line.event(seen, event="replaced")["successor"]
+        until(lambda: measured(line, "pooler_client_connections") == 1, 20)
+        fourth = stack.enter_context(login(line))
+        with pytest.raises(psycopg.OperationalError, match="max_client_connections"):
+            line.connect()
+        fourth.close()
+        until(lambda: comes_in(line), 20)
+        for client in clients[:2]:
+            client.values("COMMIT")
+        line.follow(successor)
+        line.event(seen, event="upgraded")
+        fourth = stack.enter_context(login(line))
+        with pytest.raises(psycopg.OperationalError, match="max_client_connections"):
+            line.connect()
+
+
+def comes_in(line: Line) -> bool:
+    """Whether a client is admitted."""
+    try:
+        line.connect().close()
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+@numbers
+def test_cancels_and_commands_find_their_client(
+    start_line: StartLine, before: int, after: int
+) -> None:
+    line = start_line(workers=before, admin={"users": ["app"]})
+    write(line, workers=after)
+    with ExitStack() as stack:
+        clients = [stack.enter_context(login(line)) for _ in range(6)]
+        for client in clients[:3]:
+            client.values("BEGIN")
+        seen = line.ask()
+        successor = line.event(seen, event="replaced")["successor"]
+        until(lambda: measured(line, "pooler_client_connections") == 3, 20)
+        for client in clients:
+            client.send(raw.query("SELECT pg_sleep(60)"))
+            with RawClient(line.host, line.port) as canceller:
+                canceller.send(raw.cancel_request(client.pid, client.key))
+                assert canceller.is_closed()
+            told = raw.error_fields(next(b for k, b in client.read_until() if k == b"E"))
+            assert told["C"] == "57014"
+        for client in clients[:3]:
+            client.values("ROLLBACK")
+        line.follow(successor)
+        line.event(seen, event="upgraded")
+        with line.connect(dbname="pooler") as console:
+            shown = console.execute("SELECT id FROM clients WHERE database = 'app'").fetchall()
+            assert len(shown) == 6
+            for (ident,) in shown:
+                console.execute(f"KILL_CLIENT {ident}")
+        assert all(client.is_closed() for client in clients)
+
+
+def test_what_operators_have_changed_stays_so(start_line: StartLine) -> None:
+    """A pause, a disabled database, a SET; asked for at a worker's console."""
+    line = start_line(workers=2, admin={"users": ["app"]}, timeouts={"query_wait_notify": 0})
+
+    def console(command: str) -> list[tuple[Any, ...]]:
+        with line.connect(dbname="pooler") as session:
+            cursor = session.execute(command)
+            return cursor.fetchall() if cursor.description else []
+
+    with login(line) as client:
+        client.values("SELECT 1")
+        console("SET defaults.pool_size = 3")
+        console("DISABLE other")
+        console("PAUSE app")
+        client.send(raw.query("SELECT 'after the pause'"))
+        seen = len(line.log)
+        ((pid,),) = console("UPGRADE")
+        line.follow(int(pid))
+        line.event(seen, event="upgraded")
+        assert client.is_silent()
+        with pytest.raises(psycopg.OperationalError, match="disabled"):
+            line.connect(dbname="other")
+        config = {name: value for name, value, *_ in console("SHOW CONFIG")}
+        assert config["defaults.pool_size"] == "3"
+        console("RESUME app")
+        assert raw.rows(client.read_until()) == [[b"after the pause"]]
+
+
+def test_who_listens_stays_until_he_leaves(start_line: StartLine) -> None:
+    line = start_line(workers=2)
+    with line.connect() as listener, line.connect() as other:
+        listener.execute("LISTEN news")
+        seen = line.ask()
+        successor = line.event(seen, event="replaced")["successor"]
+        until(lambda: measured(line, "pooler_client_connections") == 1, 20)
+        other.execute("NOTIFY news, 'to the old one'")
+        told = next(listener.notifies(timeout=20))
+        assert told.payload == "to the old one"
+        listener.execute("UNLISTEN news")
+        line.follow(successor)
+        line.event(seen, event="upgraded")
+        assert listener.execute("SELECT 1").fetchone() == (1,)
