@@ -1,8 +1,10 @@
 """What a pooler of one process has to give to its successor."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from pooler.handover import Kind
+from pooler.handover.channels import Rounds
 from pooler.handover.giver import IDENT_GAP, Giver
 from pooler.handover.mover import Mover
 from pooler.handover.shares import Shares, name_of
@@ -23,7 +25,14 @@ class ServiceEstate:
         self._service = service
         self._giver: Giver
         self.shares = Shares(service.router, lambda news: self._giver.tell("report", ALONE, news))
-        self.mover = Mover(service, self._tell, listeners=True)
+        self._rounds = Rounds(
+            lambda: (ALONE,),
+            lambda *what: self.mover.channels.follow(*what),
+            lambda *what: self._giver.tell("follow", *what),
+        )
+        self.mover = Mover(
+            service, self._tell, self._rounds.lack, partial(self._rounds.hears, ALONE)
+        )
 
     def begin(self, giver: Giver) -> None:
         """Be given by this giver."""

@@ -1,5 +1,6 @@
 """What one process does with what it takes over."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from pooler.core import moving
@@ -66,13 +67,12 @@ class ServiceHeir:
         """Take a client, and the one file that is its connection."""
         self._arrivals.client(source, packed, files)
 
-    def follow(
-        self, source: int, name: list[str], marker: str, number: int, channels: list[str]
-    ) -> None:
+    def follow(self, name: list[str], marker: str, number: int, channels: list[str]) -> None:
         """Listen to a round's channels, and mark when that is so."""
         pool = self._service.router.pool_named(name_of(name))
         if pool is not None:
-            self._followers.follow(pool, marker, number, channels)
+            say = partial(pool.broadcast.say, marker)
+            self._followers.follow(pool, marker, number, channels, lambda n: say(str(n)))
 
     def cancel(self, pid: int, secret: str) -> None:
         """Do what the old pooler was asked for, whose client it is not."""

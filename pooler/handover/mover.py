@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from pooler.core import moving
+from pooler.core.budget import PoolName
 from pooler.core.errors import PoolerError
 from pooler.core.peer import MOVING
 from pooler.core.settings import PoolMode
@@ -32,8 +33,14 @@ Tell = Callable[..., None]
 class Mover:
     """Those of one process, in one upgrade."""
 
-    def __init__(self, service: "Service", tell: Tell, *, listeners: bool) -> None:
-        """Clients that listen can go only where `listeners` are expected."""
+    def __init__(
+        self,
+        service: "Service",
+        tell: Tell,
+        lack: Callable[[PoolName, list[str]], None],
+        hears: Callable[[int], None],
+    ) -> None:
+        """`lack` and `hears` are for the `Channels` that clients listen to."""
         self._service = service
         self._tell = tell
         self.moved = 0
@@ -42,11 +49,7 @@ class Mover:
         self._packer = moving.Packer()
         self._statements: dict[int, moving.Packed] = {}
         self._due: dict[Client, None] = {}  # perhaps at rest, in this order
-        self._channels = (
-            Channels(lambda *what: tell("follow", *what), self._listeners_soon)
-            if listeners
-            else None
-        )
+        self.channels = Channels(service.router, lack, hears, self._listeners_soon)
         self._later: set[Client] = set()  # not at rest, for a reason whose end nobody reports
         self._transit: dict[int, tuple[asyncio.Transport, moving.Packed]] = {}
         self._scheduled = False
@@ -124,18 +127,9 @@ class Mover:
             if client.listening:
                 self.soon(client)
 
-    def _position(self, client: "Client") -> dict[str, int] | None:
-        """Return how much was heard of its channels; None: it cannot go, or not yet."""
-        if not client.listening:
-            return {}
-        if self._channels is not None:
-            return self._channels.position(client)
-        self._later.add(client)  # it may listen no more, one day
-        return None
-
     def _move(self, client: "Client", transport: Any) -> None:
-        heard = self._position(client)
-        if heard is None:
+        heard = self.channels.position(client)
+        if heard is None:  # the successor does not hear its channels yet
             return
         client.brake(MOVING)  # what it sends from here on, the other process reads
         for statement in self._packer.statements(client):
@@ -164,8 +158,7 @@ class Mover:
     def take_back(self) -> int:
         """Serve whom nobody has acknowledged; return how many there are."""
         router = self._service.router
-        if self._channels is not None:
-            self._channels.end()
+        self.channels.end()
         for pool in router.pools.values():
             for client in pool.clients:
                 if client.next_pool is pool:

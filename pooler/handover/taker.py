@@ -58,9 +58,7 @@ class Heir(Protocol):
     def client(self, source: int, packed: moving.Packed, files: tuple[int, ...] = ()) -> None:
         """Take a client, and the one file that is its connection."""
 
-    def follow(
-        self, source: int, name: list[str], marker: str, number: int, channels: list[str]
-    ) -> None:
+    def follow(self, name: list[str], marker: str, number: int, channels: list[str]) -> None:
         """Listen to a round's channels, if that can be, and mark when that is so."""
 
     def report(self, source: int, news: list[News]) -> None:

@@ -1,9 +1,10 @@
 """What a pooler of several workers has to give to its successor: the supervisor relays it.
 
-A source is a worker's serial number. Clients that listen stay until they leave: their ear is here.
+A source is a worker's serial number.
 """
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pooler.channel import ChannelLost
@@ -11,6 +12,7 @@ from pooler.core.budget import Budget, Report
 from pooler.core.cancel import SLOTS
 from pooler.core.errors import PoolerError
 from pooler.handover import Kind
+from pooler.handover.channels import Rounds
 from pooler.handover.giver import IDENT_GAP, Giver
 from pooler.handover.shares import name_of
 
@@ -28,6 +30,11 @@ class WorkersEstate:
         self._giver: Giver
         self._early: list[tuple[int, list[News]]] | None = []  # until the successor may hear them
         self._lost = False
+        self.rounds = Rounds(
+            lambda: [worker.serial for worker in supervisor.workers.values()],
+            partial(supervisor.tell_all, "round"),
+            lambda *what: self._giver.tell("follow", *what),
+        )
 
     def begin(self, giver: Giver) -> None:
         """Be given by this giver."""
@@ -136,6 +143,7 @@ class WorkersEstate:
 
     def left(self, serial: int) -> None:
         """A worker has ended."""
+        self.rounds.left(serial)
         self._giver.tell("left", serial)
 
     # -- from the successor

@@ -27,6 +27,8 @@ class WorkersHeir:
         self._statements: list[tuple[int, moving.Packed]] = []
         self._parked: dict[int, list[tuple[int, moving.Packed, int]]] = defaultdict(list)
         self._sources: set[int] = set()
+        self._rounds: dict[int, tuple[list[str], str, list[str]]] = {}  # of channels to listen to
+        self._hear: defaultdict[int, set[int]] = defaultdict(set)  # workers that do
         taker.begin(self)
 
     def acquaint(self, pools: list[dict[str, Any]]) -> None:
@@ -47,6 +49,8 @@ class WorkersHeir:
             worker.channel.tell("acquaint", pool)
         for source, statement in self._statements:
             worker.channel.tell("statement", source, statement)
+        for number, (name, marker, channels) in self._rounds.items():  # all begin to count anew
+            self._supervisor.tell_all("follow", name, marker, number, channels)
         for source, packed, file in self._parked.pop(worker.number, ()):
             self._pass_on(worker, source, packed, file)
 
@@ -77,10 +81,18 @@ class WorkersHeir:
         self.taken += 1
         self._taker.tell("took", source, ident)
 
-    def follow(
-        self, source: int, name: list[str], marker: str, number: int, channels: list[str]
-    ) -> None:
-        """Do nothing: clients that listen stay where they are."""
+    def follow(self, name: list[str], marker: str, number: int, channels: list[str]) -> None:
+        """Have all workers listen to a round's channels, and one of them mark when that is so."""
+        self._rounds[number] = name, marker, channels
+        self._supervisor.tell_all("follow", name, marker, number, channels)
+
+    def followed(self, worker: int, number: int) -> None:
+        """A worker hears a round's channels; perhaps once more, after a loss."""
+        self._hear[number].add(worker)
+        if len(self._hear[number]) == self._supervisor.count:
+            del self._hear[number]
+            name, marker, _ = self._rounds[number]
+            self._supervisor.tell_all("mark", name, marker, number)
 
     def cancel(self, pid: int, secret: str) -> None:
         """Do what the old pooler was asked for, whose client it is not."""

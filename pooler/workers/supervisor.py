@@ -28,7 +28,7 @@ from pooler.core.cancel import SLOTS
 from pooler.core.errors import PoolerError
 from pooler.core.limits import Elsewhere
 from pooler.handover import Kind
-from pooler.handover.shares import News, limits_of, route_of
+from pooler.handover.shares import News, limits_of, name_of, route_of
 from pooler.handover.succession import Succession
 from pooler.handover.taker import Counts, Replaced, Taker
 from pooler.listener import Address, adapt, bind, unlink, wanted
@@ -348,7 +348,10 @@ class Supervisor:
                 "share": partial(self._share, serial),
                 "statement": partial(self._statement, serial),
                 "client": partial(self._client, serial),
+                "lack": self._lack,
+                "hears": partial(self._hears, serial),
                 "took": self._took,
+                "followed": partial(self._followed, number),
                 "metrics": self._take_metrics,
                 "upgrade": self._succession.start,
                 "held": self._held,
@@ -450,6 +453,18 @@ class Supervisor:
             self._estate.client(serial, packed, files)
         for file in files:
             os.close(file)
+
+    def _lack(self, name: list[str], channels: list[str]) -> None:
+        if self._estate is not None:
+            self._estate.rounds.lack(name_of(name), channels)
+
+    def _hears(self, serial: int, number: int) -> None:
+        if self._estate is not None:
+            self._estate.rounds.hears(serial, number)
+
+    def _followed(self, worker: int, number: int) -> None:
+        if self._heir is not None:
+            self._heir.followed(worker, number)
 
     def _took(self, source: int, ident: int) -> None:
         if self._heir is not None:

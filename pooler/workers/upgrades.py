@@ -5,12 +5,14 @@ new pooler: a worker only hears what it may have.
 """
 
 from dataclasses import astuple
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pooler.core import moving
 from pooler.core.budget import PoolName, Report
 from pooler.core.limits import Allotment
 from pooler.handover.arrivals import Arrivals
+from pooler.handover.channels import Followers
 from pooler.handover.mover import Mover
 from pooler.handover.shares import News, Shares, name_of
 from pooler.handover.upgrades import Upgrades
@@ -32,6 +34,7 @@ class WorkerUpgrades(Upgrades):
         self._mover: Mover | None = None  # while another pooler takes over
         self._leaving_now = False
         self.arrivals: Arrivals | None = None  # while this pooler does
+        self._followers = Followers()
 
     def handlers(self) -> "dict[str, Handler]":
         """Return what answers the messages of the supervisor."""
@@ -41,10 +44,13 @@ class WorkerUpgrades(Upgrades):
             "resume": self._resume,
             "leave": self._leave_now,
             "lost": self._lost,
+            "round": self._round,
             "took": self._took,
             "acquaint": self._acquaint,
             "statement": self._statement,
             "client": self._client,
+            "follow": self._follow,
+            "mark": self._mark,
             "upgraded": self._upgraded,
         }
 
@@ -72,7 +78,8 @@ class WorkerUpgrades(Upgrades):
     async def _suspend(self) -> list[dict[str, Any]]:
         """Accept nobody, give up what is not in use; return what there is of each pool."""
         await self._worker.suspend()
-        self._mover = Mover(self._worker, self._worker.tell, listeners=False)
+        tell = self._worker.tell
+        self._mover = Mover(self._worker, tell, partial(tell, "lack"), partial(tell, "hears"))
         self.shares.adopt()
         return self.shares.packed(self._worker.number)
 
@@ -108,6 +115,10 @@ class WorkerUpgrades(Upgrades):
         if self._mover is not None:
             self._mover.took(ident)
 
+    def _round(self, name: list[str], marker: str, number: int, channels: list[str]) -> None:
+        if self._mover is not None:
+            self._mover.channels.follow(name_of(name), marker, number, channels)
+
     # -- this pooler takes over
 
     def succeed(self) -> None:
@@ -128,8 +139,21 @@ class WorkerUpgrades(Upgrades):
         if self.arrivals is not None:
             self.arrivals.client(source, packed, files)
 
+    def _follow(self, name: list[str], marker: str, number: int, channels: list[str]) -> None:
+        pool = self._worker.router.pool_named(name_of(name))
+        if self.arrivals is not None and pool is not None:
+            tell = partial(self._worker.tell, "followed")
+            self._followers.follow(pool, marker, number, channels, tell)
+
+    def _mark(self, name: list[str], marker: str, number: int) -> None:
+        """Mark a round for all, if the ear is here."""
+        pool = self._worker.router.pools.get(name_of(name))
+        if pool is not None:
+            pool.broadcast.say(marker, str(number))
+
     def _upgraded(self) -> None:
         self.arrivals = None
+        self._followers.end()
 
     # -- for the service
 

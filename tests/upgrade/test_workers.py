@@ -239,17 +239,16 @@ def test_what_operators_have_changed_stays_so(start_line: StartLine) -> None:
         assert raw.rows(client.read_until()) == [[b"after the pause"]]
 
 
-def test_who_listens_stays_until_he_leaves(start_line: StartLine) -> None:
-    line = start_line(workers=2)
-    with line.connect() as listener, line.connect() as other:
-        listener.execute("LISTEN news")
-        seen = line.ask()
-        successor = line.event(seen, event="replaced")["successor"]
-        until(lambda: measured(line, "pooler_client_connections") == 1, 20)
-        other.execute("NOTIFY news, 'to the old one'")
-        told = next(listener.notifies(timeout=20))
-        assert told.payload == "to the old one"
-        listener.execute("UNLISTEN news")
-        line.follow(successor)
-        line.event(seen, event="upgraded")
-        assert listener.execute("SELECT 1").fetchone() == (1,)
+@numbers
+def test_who_listens_hears_all_of_it_once(start_line: StartLine, before: int, after: int) -> None:
+    line = start_line(
+        workers=before,
+        auth={"type": "trust"},
+        databases={"*": {"pool_size": 4}},
+        logging={"log_connections": False, "log_disconnections": False},
+    )
+    write(line, workers=after)
+    with sessions(line, raw=4, psycopg=0, asyncpg=0, listeners=8) as finish:
+        line.upgrade()
+        tally = finish()
+    assert tally.told > 20
