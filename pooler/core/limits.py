@@ -6,7 +6,7 @@ stands in line (`hungry`) for the place that this frees.
 """
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pooler.core.budget import Report
 
@@ -122,6 +122,9 @@ class ServerGauge(Gauge):
             pool.wake()
 
 
+_UNTOLD: Final = (-1, -1, -1)
+
+
 class Allotment(ServerGauge):
     """What this worker may have of one pool, where several workers have one budget.
 
@@ -147,9 +150,14 @@ class Allotment(ServerGauge):
         return self.count - self.leaving > self.limit
 
     def allot(self, limit: int, round_: int) -> None:
-        """Go by another allotment: give up what is idle and above it, or open what is wanted."""
+        """Go by another allotment: give up what is idle and above it, or open what is wanted.
+
+        The budget has to hear of it, even if nothing comes of it: it counts what it has taken back
+        as this worker's until then.
+        """
         self.limit = limit
         self.round = round_
+        self._told = _UNTOLD
         for pool in self.pools:
             while self.over and pool.idle:
                 pool.give_up_oldest()

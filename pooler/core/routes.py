@@ -63,7 +63,7 @@ class Router:
 
     def number_from(self, ident: int) -> None:
         """Give only numbers above this one."""
-        steps = (ident - self._idents + self._stride - 1) // self._stride
+        steps = (ident - self._idents) // self._stride
         self._idents += max(0, steps) * self._stride
 
     def ident(self) -> int:

@@ -226,8 +226,16 @@ class Supervisor:
         self._succession.taker = self._heir = None
 
     def no_restarts(self) -> None:
-        """Start no worker again for now: what it would serve is being given away."""
+        """Start no worker again for now: what it would serve is being given away.
+
+        PoolerError: one is being started at this moment.
+        """
         self._may_restart.clear()
+        for number in range(self.count):
+            worker = self.workers.get(number)
+            if worker is None or not worker.ready.is_set():
+                text = f"worker {number} is being started again"
+                raise PoolerError(codes.CANNOT_CONNECT_NOW, text)
 
     def restarts(self) -> None:
         """Start those again that have ended."""
@@ -744,7 +752,7 @@ class StartFailed(Exception):
     """A worker ended before it served, or did not get there in time."""
 
     def __init__(self, number: int) -> None:
-        super().__init__("it ended before it was ready, or was not ready in time")
+        super().__init__(f"worker {number} ended before it was ready, or was not ready in time")
         self.number = number
 
 

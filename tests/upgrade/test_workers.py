@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.rows import dict_row
 
 from tests.adversity.witness import Census, Witness, login, until
 from tests.support import rawclient as raw
@@ -77,6 +78,8 @@ def test_under_load_whatever_the_number(
 
 def test_a_bad_configuration_changes_nothing(start_line: StartLine, tmp_path: Path) -> None:
     line = start_line(workers=2, listen={"unix_socket_dir": str(tmp_path)})
+    (path,) = (path for path in tmp_path.iterdir() if path.name.startswith(".s.PGSQL."))
+    unix_port = int(path.name.rpartition(".")[2])
     with Witness(line), socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         good = line.config
@@ -91,8 +94,8 @@ def test_a_bad_configuration_changes_nothing(start_line: StartLine, tmp_path: Pa
             assert words in failure["message"]
             with line.connect() as client:
                 assert client.execute("SELECT 1").fetchone() == (1,)
-            with RawClient(str(tmp_path), line.port) as client:
-                client.login("app", "app", PASSWORDS["app"])
+            with RawClient(str(tmp_path), unix_port) as local:
+                local.login("app", "app", PASSWORDS["app"])
         line._write(good)
         line.upgrade()
 
@@ -204,9 +207,10 @@ def test_cancels_and_commands_find_their_client(
         line.follow(successor)
         line.event(seen, event="upgraded")
         with line.connect(dbname="pooler") as console:
-            shown = console.execute("SELECT id FROM clients WHERE database = 'app'").fetchall()
-            assert len(shown) == 6
-            for (ident,) in shown:
+            shown = console.cursor(row_factory=dict_row).execute("SHOW CLIENTS").fetchall()
+            idents = [row["id"] for row in shown if row["database"] == "app"]
+            assert len(set(idents)) == 6
+            for ident in idents:
                 console.execute(f"KILL_CLIENT {ident}")
         assert all(client.is_closed() for client in clients)
 
