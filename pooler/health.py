@@ -90,7 +90,7 @@ class Health:
 
     async def _database(self, entry: Database, pools: list[Pool]) -> dict[str, Any]:
         status, error = "reachable", ""
-        if not any(pool.idle or pool.working for pool in pools):
+        if not any(pool.staying for pool in pools):
             error = await self._unreachable(entry.hosts)
             if error:
                 status = "unreachable"

@@ -653,7 +653,7 @@ class Service(Observer):
         for pool in pools:
             for client in list(pool.clients):
                 client.fail(error, CloseReason.SHUTDOWN)
-            for server in [*pool.idle, *pool.working]:
+            for server in list(pool.staying):
                 pool.close(server, CloseReason.SHUTDOWN)
         end = self.now() + LAST_WORDS
         while any(pool.leaving for pool in pools) and self.now() < end:

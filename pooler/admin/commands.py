@@ -20,7 +20,8 @@ from pooler.config.problem import did_you_mean
 from pooler.core.client import Client
 from pooler.core.errors import CloseReason, PoolerError
 from pooler.core.holds import EVERYTHING, FOREVER, Scope
-from pooler.core.server import Server, ServerState
+from pooler.core.server import Server
+from pooler.core.states import ServerState
 from pooler.reload import ReloadRefused, problems_of
 from pooler.shutdown import Stop
 from pooler.wire import build, codes

@@ -25,9 +25,8 @@ from pooler.admin.view import (
 from pooler.config.config import FALLBACK
 from pooler.config.model import Database, User
 from pooler.config.units import split_address
-from pooler.core.client import ClientState
 from pooler.core.pool import Pool, is_waiting
-from pooler.core.server import ServerState
+from pooler.core.states import SERVER_STATES, ClientState, ServerState
 
 if TYPE_CHECKING:
     from pooler.service import Service
@@ -40,7 +39,7 @@ LONGEST: Final = Column("longest", Type.BIGINT, Fold.MAX)
 
 def _pools(service: "Service") -> Iterator[Row]:
     for pool in list(service.router.pools.values()):
-        states = dict.fromkeys(ServerState, 0)
+        states = dict.fromkeys(SERVER_STATES, 0)
         cancels = canceled = 0
         for server in pool.servers():
             cancels += server.cancels
@@ -125,7 +124,7 @@ def _occupancy(service: "Service") -> Iterator[Row]:
             0 if internal else settings.reserve_pool_size,
             pool.total,
             len(pool.idle),
-            len(pool.working),
+            pool.in_use,
             len(pool.leaving),
             supply.dialing,
             sum(1 for _ in pool.pins()),

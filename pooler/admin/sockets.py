@@ -23,11 +23,12 @@ from pooler.admin.view import (
     text,
 )
 from pooler.core import outline, policy
-from pooler.core.client import Client, ClientState
+from pooler.core.client import Client
 from pooler.core.peer import Peer, Transport
 from pooler.core.pool import Pool, is_waiting
-from pooler.core.server import Server, ServerState
+from pooler.core.server import Server
 from pooler.core.statements import Statement
+from pooler.core.states import ClientState, ServerState
 from pooler.wire import codes
 
 if TYPE_CHECKING:

@@ -15,11 +15,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, Protocol
 
 from pooler.core import session
-from pooler.core.client import Client, ClientState
+from pooler.core.client import Client
 from pooler.core.errors import CloseReason
 from pooler.core.following import Following
 from pooler.core.inner import Inner
 from pooler.core.settings import PoolMode, SessionSettings
+from pooler.core.states import ClientState
 from pooler.wire import build, codes, parse
 
 if TYPE_CHECKING:

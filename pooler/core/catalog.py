@@ -84,7 +84,7 @@ class Catalog:
             self._start()
         elif not self._wanting_since:
             self._wanting_since = now
-        elif pool.working and now - self._wanting_since >= IN_LINE:
+        elif pool.in_use and now - self._wanting_since >= IN_LINE:
             self._start()
 
     def _start(self) -> None:

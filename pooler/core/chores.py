@@ -96,7 +96,7 @@ def tidy(server: "Server", reset_query: str) -> Chore:
     ledger = server.ledger
     server.stand_in()
     if ledger.unsynced:  # a Sync would commit what its client did not
-        server.send(build.query("ROLLBACK"), bytearray([codes.QUERY]))
+        server.send(build.query("ROLLBACK"), [codes.QUERY])
     if not ledger.settled:
         yield b""
     for sql in ("ROLLBACK" if server.status != codes.IDLE else "", reset_query):

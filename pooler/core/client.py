@@ -4,7 +4,6 @@ The waiting client itself is the queue entry: when a server becomes free, the po
 `go` writes what was held in the same callback. Knows no timer and no pool policy.
 """
 
-from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from pooler.core import again, session
@@ -25,6 +24,7 @@ from pooler.core.peer import (
 )
 from pooler.core.requests import Requests
 from pooler.core.settings import SessionSettings
+from pooler.core.states import ClientState, State
 from pooler.wire import build, codes
 from pooler.wire.cutter import (
     FROM_CLIENT_CLOSELY,
@@ -47,31 +47,6 @@ EFFECTS_LIMIT: Final = 2_000
 sent would fill no buffer of it."""
 
 
-class ClientState(Enum):
-    """Where a logged-in client is in its life."""
-
-    GREETING = "login"  # waits for a server to learn what to greet it with
-    IDLE = "idle"
-    WAITING = "waiting"  # for a server; also while that server is prepared for it
-    ACTIVE = "active"
-    CLOSED = "closed"
-
-    after: tuple["ClientState", ...]  # as MOVES has it
-
-    __hash__ = object.__hash__  # by identity: Enum's own is a call in Python
-
-
-MOVES: Final[dict[ClientState, tuple[ClientState, ...]]] = {
-    ClientState.GREETING: (ClientState.IDLE, ClientState.CLOSED),
-    ClientState.IDLE: (ClientState.WAITING, ClientState.CLOSED),
-    ClientState.WAITING: (ClientState.ACTIVE, ClientState.IDLE, ClientState.CLOSED),
-    ClientState.ACTIVE: (ClientState.IDLE, ClientState.CLOSED),
-    ClientState.CLOSED: (),
-}
-for _state, _after in MOVES.items():
-    _state.after = _after
-
-
 class Client(Peer):
     """One client that has proven who it is."""
 
@@ -85,6 +60,7 @@ class Client(Peer):
         "again",
         "asked",
         "asks_sequences",
+        "counters",
         "custom",
         "database",
         "gauges",
@@ -132,6 +108,7 @@ class Client(Peer):
         super().__init__(transport, name)
         # for ever
         self.pool = pool
+        self.counters = pool.counters if ident else pool.own_counters  # those that it adds to
         self.next_pool: Pool | None = None  # to be moved to when its transaction ends
         self.ident = ident
         self.database = database
@@ -175,9 +152,9 @@ class Client(Peer):
         """Show id, state and peer."""
         return f"<Client {self.ident} {self.state.value} {self.user}@{self.database} {self.name}>"
 
-    def move(self, state: ClientState) -> None:
+    def move(self, state: State) -> None:
         """Change the state; an impossible move is a bug."""
-        if state not in self.state.after:
+        if not state.may_follow(self.state):
             raise AssertionError(f"{self!r} cannot become {state.value}")
         self.state = state
 
@@ -214,7 +191,7 @@ class Client(Peer):
 
     def send(self, data: bytes) -> None:
         """Write to the client."""
-        self.pool.counters.sent += len(data)
+        self.counters.sent += len(data)
         try:
             self.transport.write(data)
         except RuntimeError:  # uvloop: reset by the client, and `connection_lost` is on its way
@@ -277,7 +254,7 @@ class Client(Peer):
             else:
                 self._forward(data)
         elif self.state is not ClientState.CLOSED:
-            self._held += data
+            self._held = self._held + data if self._held else data
             if self.state is ClientState.IDLE:
                 self._consider()
             elif len(self._held) > HOLD_LIMIT:
@@ -288,7 +265,7 @@ class Client(Peer):
         server = self.server
         assert server is not None
         cutter = self._cutter
-        self.pool.counters.received += len(data)
+        self.counters.received += len(data)
         before = cutter.left
         fresh = server.ledger.settled
         if fresh and self.names.recent:
@@ -330,11 +307,15 @@ class Client(Peer):
         kinds.clear()
         if len(server.effects) > EFFECTS_LIMIT and not cutter.left:
             self.brake(NAMES_FULL)
-            server.send(_FLUSH, bytearray())
+            server.send(_FLUSH, [])
         if self.terminated:
             self.close(CloseReason.TERMINATED)
-        elif server.ledger.settled and not self.holds:
-            self.pool.settled(server)
+        elif server.ledger.settled:
+            if not self.holds:
+                self.pool.settled(server)
+            elif server.run is not None and server.run.limited:
+                self.holds = False
+                self.pool.limit(server, self)
 
     def _consider(self) -> None:
         """Without a server: answer what needs none, and claim one for the first that does."""
@@ -354,7 +335,7 @@ class Client(Peer):
                 if kind == codes.SYNC:
                     self._skipping = False
                     self.send(build.READY)
-                elif not self._skipping and kind not in _WITHOUT_SERVER:
+                elif not self._skipping and (kind == codes.QUERY or kind not in _WITHOUT_SERVER):
                     break
                 at += size
                 if at > len(held):
@@ -399,7 +380,7 @@ class Client(Peer):
         if self._repeats <= again.TIMES:
             self.again = again.repeatable(burst, owed)
         if self.again and server.ledger.skipping:  # its reply is taken out, as any before that
-            server.send(build.SYNC, bytearray([codes.SYNC]))
+            server.send(build.SYNC, [codes.SYNC])
         return bool(self.again)
 
     def repeat(self) -> None:
@@ -431,7 +412,7 @@ class Client(Peer):
     def _drop_query(self, server: "Server", data: bytes) -> None:
         """Take an error of what was put in front of the Query held for its answer."""
         self._held = data[peek(data, 0)[1] :]
-        server.send(build.SYNC, bytearray([codes.SYNC]))
+        server.send(build.SYNC, [codes.SYNC])
         self.holds = bool(self._held)
 
     def rest(self) -> None:
@@ -454,7 +435,7 @@ class Client(Peer):
         """
         self.move(ClientState.IDLE)
         self.unbrake(HELD_FULL)
-        self.pool.counters.error(error.origin, error.sqlstate)
+        self.counters.error(error.origin, error.sqlstate)
         kind, size = peek(self._held, 0)
         self.send(error.response("ERROR"))
         if kind == codes.QUERY or kind == codes.FUNCTION_CALL:
@@ -473,7 +454,7 @@ class Client(Peer):
     def fail(self, error: PoolerError, reason: CloseReason) -> None:
         """Tell the client why, and close."""
         if self.state is not ClientState.CLOSED:
-            self.pool.counters.error(error.origin, error.sqlstate)
+            self.counters.error(error.origin, error.sqlstate)
             if self.server is None or not self.server.within_message:
                 self.transport.write(error.response())
             self.close(reason, error.text)

@@ -18,9 +18,14 @@ NOTHING: Final = frozenset((b"\0",))
 _NAME: Final = r'(?:"(?:[^"]|"")+"|[\w$]+)'
 _WHOLE: Final = rf"{_NAME}(?: ?\. ?{_NAME})*"
 _STATEMENT: Final = re.compile(
-    r"(?:^|; ?)(?P<verb>create|alter|drop|truncate|refresh) (?P<rest>[^;]*)", re.IGNORECASE
+    r"(?:^|; ?)(?P<verb>create|alter|drop|truncate|refresh|reindex|cluster"
+    r"|vacuum(?= full\b| ?\([^)]*\bfull\b(?! (?:\?|off|false))))\b(?P<rest>[^;]*)",
+    re.IGNORECASE,
 )
-_MAYBE: Final = re.compile(rb"(?i)\b(?:create|alter|drop|truncate|refresh)\s")
+_MAYBE: Final = re.compile(
+    rb"(?i)\b(?:create|alter|drop|truncate|refresh|reindex|cluster|vacuum)(?![\w$])"
+)
+_SINGLE: Final = re.compile(r'(?:[^;"]|"[^"]*")*;? ?')
 _TEMPORARY: Final = re.compile(r"(?:(?:local|global) )?temp(?:orary)?\b|.*\bpg_temp\b", re.I)
 _KIND: Final = re.compile(
     r"(?:(?:or replace|unique|unlogged|recursive|constraint|foreign|materialized|event|user|text"
@@ -35,6 +40,9 @@ _APART: Final = frozenset(("index", "sequence", "trigger", "policy"))
 """Kinds of objects whose changes give no result another shape."""
 _LOCKING: Final = ("truncate", "refresh")
 """What locks as DDL does, and changes nothing of the schema."""
+_SOLITARY: Final = ("reindex", "cluster", "vacuum")
+"""The same, where some forms may not be in a transaction that has begun: of a partitioned table, of
+all tables, VACUUM at all."""
 _ELSEWHERE: Final = frozenset(
     (
         *("database", "tablespace", "role", "user", "group", "system", "server", "mapping"),
@@ -47,18 +55,21 @@ _LISTED: Final = re.compile(
     rf" (?:(?:if (?:not )?exists|concurrently|only) )*({_WHOLE}(?: ?, ?{_WHOLE})*)", re.I
 )
 _FURTHER: Final = re.compile(rf"\bon (?:only )?({_WHOLE})|\brename to ({_WHOLE})", re.I)
-_ALONE: Final = re.compile(r"(?i)\bconcurrently\b|\b(?:isolation level|deferrable|vacuum)\b")
+_UNGUARDED: Final = re.compile(r"(?i)\b(?:concurrently|isolation level|deferrable)\b")
 
 
 class Change:
     """What the text of a Query or Parse changes of the schema."""
 
-    __slots__ = ("guarded", "outline", "told", "words")
+    __slots__ = ("guarded", "outline", "solitary", "told", "words")
 
-    def __init__(self, words: frozenset[bytes], told: bool, guarded: bool, shown: str) -> None:
+    def __init__(
+        self, words: frozenset[bytes], told: bool, guarded: bool, solitary: bool, shown: str
+    ) -> None:
         self.words = words  # names of what it is about, in lower case
         self.told = told  # it is one that people want to hear of: nothing temporary, no role
         self.guarded = guarded  # it may be run with a `lock_timeout`
+        self.solitary = solitary  # outside of a transaction block, only with its session's
         self.outline = shown  # for people
 
 
@@ -68,10 +79,14 @@ def read(body: bytes) -> Change | None:
         return None
     text = outline.of(body)
     words: set[bytes] = set()
-    found = told = anything = False
+    found = told = anything = solitary = False
     for statement in _STATEMENT.finditer(text):
+        verb = statement["verb"].lower()
+        rest = statement["rest"].lstrip()
         found = True
-        rest = statement["rest"]
+        if verb in _SOLITARY:
+            told = solitary = True
+            continue
         if _TEMPORARY.match(rest):
             continue
         match = _KIND.match(rest)
@@ -79,7 +94,7 @@ def read(body: bytes) -> Change | None:
         if kind in _ELSEWHERE:
             continue
         told = True
-        if statement["verb"].lower() in _LOCKING or kind in _APART:
+        if verb in _LOCKING or kind in _APART:
             continue
         if match is not None and kind in _NAMED:
             words.update(_names(rest[match.end() :]))
@@ -88,7 +103,9 @@ def read(body: bytes) -> Change | None:
     if not found:
         return None
     about = ANYTHING if anything else frozenset(words) or NOTHING
-    return Change(about, told, told and not _ALONE.search(text), outline.shown(body))
+    guarded = told and not _UNGUARDED.search(text)
+    solitary = solitary and guarded and _SINGLE.fullmatch(text) is not None
+    return Change(about, told, guarded, solitary, outline.shown(body))
 
 
 def _names(rest: str) -> set[bytes]:

@@ -46,6 +46,8 @@ FUNCTIONS: Final = 32768
 """Functions, or what calls them, were created, changed or dropped: see `catalog`."""
 SCHEMA: Final = 65536
 """The schema was changed: prepared statements may have other results."""
+REWRITES: Final = 262144
+"""A table or its indexes were written anew; VACUUM has no tag of its own where it does that."""
 LOCK_TIMEOUT: Final = 131072
 """The session sets its own `lock_timeout`."""
 DEALLOCATES: Final = 8192
@@ -383,6 +385,9 @@ _TAGS: Final = {
     b"IMP": SCHEMA,
     b"REF": SCHEMA,
     b"TRU": SCHEMA,
+    b"CLU": REWRITES,
+    b"REI": REWRITES,
+    b"VAC": REWRITES,
 }
 
 

@@ -11,12 +11,12 @@ is a hint that the reason is gone.
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pooler.core import chores, hints, leaks
-from pooler.core.client import ClientState
 from pooler.core.errors import CloseReason
 from pooler.core.pins import Pins
-from pooler.core.server import Server, ServerState
+from pooler.core.server import Server
 from pooler.core.session import NONE, STATEMENT
 from pooler.core.settings import PoolMode
+from pooler.core.states import ClientState, ServerState
 from pooler.wire import codes
 
 if TYPE_CHECKING:

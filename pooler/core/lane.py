@@ -5,8 +5,9 @@ A change that waits for a lock has everybody wait who comes behind it. So it run
 more than so many run at once; each is counted and told: how long it took, and waited for locks.
 
 The timeout is set by a statement in front of the change, within the same transaction, which has to
-be answered before the change is sent. Where that could break something it is left out: see
-`ddl.Change.guarded`.
+be answered before the change is sent. What may need a transaction of its own has it set on its
+session, which is set back afterwards, here or by whoever has the server next. Where either could
+break something it is left out: see `ddl.Change`.
 
 Where several workers share the number that may run at once, a budget of places is asked (`report`)
 and says how many this one may have (`allot`), as it does for server connections.
@@ -20,7 +21,7 @@ from pooler.core.client import Client
 from pooler.core.errors import CloseReason, PoolerError
 from pooler.core.inner import Inner
 from pooler.core.ledger import OUR_BIND, OUR_CLOSE, OUR_EXECUTE, OUR_PARSE
-from pooler.core.session import NONE
+from pooler.core.session import NONE, Settings
 from pooler.core.settings import SessionSettings
 from pooler.core.statements import SPARE, Effect
 from pooler.wire import build, codes, parse
@@ -29,25 +30,44 @@ if TYPE_CHECKING:
     from pooler.core.pool import Pool
     from pooler.core.server import Server
 
+LOCK_TIMEOUT: Final = "lock_timeout"
 WATCHED_AFTER: Final = 0.5
 """Seconds after which it is asked what a change waits for, and then again after as many."""
 
+CANCELED: Final = PoolerError(codes.QUERY_CANCELED, "canceling statement due to user request")
+"""What a client is told whose wait was cancelled, for a server or for others in the lane."""
+
+_FLUSH: Final = build.message(codes.FLUSH, b"")
+_ABORTED: Final = "25P02"
+_GIVEN_UP: Final = "canceled while it waited for other changes of the schema"
+_FAILING: Final = f"SELECT '{_GIVEN_UP}'::pg_catalog.bool".encode()
 _SPARE: Final = SPARE + b"\0"
 _SET: Final = (
     "SELECT 1 WHERE CASE pg_catalog.current_setting('lock_timeout') WHEN '0'"
-    " THEN pg_catalog.set_config('lock_timeout','{}ms',true) IS NULL END"
+    " THEN pg_catalog.set_config('lock_timeout','{}ms',{}) IS NULL END"
 )
-"""Sets it for the transaction, if there is none; returns no row."""
+"""Sets it for the transaction (true) or the session (false), if there is none; returns no row."""
 
 
 class Run:
     """The changes of one transaction."""
 
-    __slots__ = ("asked", "guarded", "outline", "since", "waited", "watched")
+    __slots__ = (
+        "asked",
+        "cancelled",
+        "guarded",
+        "limited",
+        "outline",
+        "since",
+        "waited",
+        "watched",
+    )
 
     def __init__(self) -> None:
         self.guarded = False  # a `lock_timeout` has been set, or was looked for
         self.asked = False  # the answer to that has not come
+        self.limited = False  # its session's has been set, or was looked for
+        self.cancelled = False  # its client has, while it waited for others
         self.outline = ""  # of the statement under way, for people
         self.since = 0.0  # the time when it was sent
         self.watched = 0.0  # the time up to which is known what it waited for
@@ -72,7 +92,7 @@ class Lane:
 
     def enter(self, change: ddl.Change, client: Client, server: "Server") -> bool:
         """Note that a client is about to change the schema; False: it has to wait for others."""
-        run = server.run
+        run = self.running.get(server)
         if run is None:
             if self._full:
                 self.waiting.setdefault(client, self._pool.edge.now())
@@ -86,7 +106,25 @@ class Lane:
         run.waited = -1.0
         return True
 
-    def guard(self, server: "Server", kinds: bytearray) -> bytes:
+    def cancel(self, client: Client) -> None:
+        """Have what a client waits with fail, if it waits here.
+
+        The server is made to fail in its place, so that the transaction fails, too.
+        """
+        server = client.server
+        if self.waiting.pop(client, None) is None or server is None or not client.holds:
+            return
+        self._changed()
+        if server.ledger.skipping:  # nothing of it will be done
+            return
+        run = server.run = Run()
+        run.asked = run.cancelled = True
+        server.effects.append(Effect())
+        kinds = [OUR_PARSE]
+        server.send(build.message(codes.PARSE, _SPARE + _FAILING + b"\0\0\0") + _FLUSH, kinds)
+        server.watch(kinds)
+
+    def guard(self, server: "Server", kinds: list[int]) -> bytes:
         """Return what sets the time limit for the transaction under way."""
         run = server.run
         assert run is not None
@@ -94,8 +132,7 @@ class Lane:
         for kind in (OUR_CLOSE, OUR_PARSE, OUR_BIND, OUR_EXECUTE, OUR_CLOSE, OUR_CLOSE):
             server.effects.append(Effect())
             kinds.append(kind)
-        milliseconds = max(1, round(self._pool.settings.migrations.lock_timeout * 1000))
-        sql = _SET.format(milliseconds).encode()
+        sql = _SET.format(self._milliseconds(), "true").encode()
         return (
             build.message(codes.CLOSE, b"S" + _SPARE)
             + build.message(codes.PARSE, _SPARE + sql + b"\0\0\0")
@@ -104,6 +141,25 @@ class Lane:
             + build.message(codes.CLOSE, b"P" + _SPARE)
             + build.message(codes.CLOSE, b"S" + _SPARE)
         )
+
+    def limits(self, server: "Server", kinds: list[int]) -> bool:
+        """Decide whether a session is to be limited before its change; `Pool.limit` is next, then.
+
+        Not where something is under way on it.
+        """
+        run = server.run
+        assert run is not None
+        run.limited = not kinds and server.ledger.settled
+        return run.limited
+
+    def limit(self, server: "Server") -> tuple[Settings, str]:
+        """Return the settings of a session with the time limit, and what sets that."""
+        milliseconds = self._milliseconds()
+        settings = {**server.settings, LOCK_TIMEOUT: str(milliseconds)}
+        return self._pool.shelf.shared(settings), _SET.format(milliseconds, "false")
+
+    def _milliseconds(self) -> int:
+        return max(1, round(self._pool.settings.migrations.lock_timeout * 1000))
 
     # -- on the way out
 
@@ -120,10 +176,19 @@ class Lane:
     def failed(self, server: "Server", fields: dict[str, str], body: bytes) -> bytes | None:
         """Tell of one that has failed; return what its client is told instead, if anything."""
         run = server.run
+        if run is not None and run.cancelled:
+            run.cancelled = False
+            given_up = _GIVEN_UP in fields.get("M", "")
+            if given_up or fields.get("C") == _ABORTED:
+                return CANCELED.response("ERROR")
         if run is None or not run.outline:
             return None
         timeout = self._pool.settings.migrations.lock_timeout
-        struck = run.guarded and fields.get("C") == "55P03" and fields.get("R") == _INTERRUPTED
+        struck = (
+            (run.guarded or run.limited)
+            and fields.get("C") == "55P03"
+            and fields.get("R") == _INTERRUPTED
+        )
         seconds = self._seconds(run)
         if struck:
             run.waited = max(run.waited, min(seconds, timeout))

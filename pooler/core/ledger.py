@@ -72,14 +72,26 @@ _ENDS_COPY = bytes([COPY_DONE, COPY_FAIL])
 
 
 ANY: Final = -1
-_BURSTS: Final[dict[bytes, int]] = {
-    b"Q": ANY,
-    **{burst: len(burst) for burst in b"S PBDES BDES BES PBES PDS DS PS CS".split()},
-}
-"""What clients mostly send at once, and the number of replies to it, ReadyForQuery included."""
+_ANSWERED_ONCE: Final = bytes(
+    kind in (PARSE, BIND, DESCRIBE, EXECUTE, CLOSE) for kind in range(256)
+)
 
 
-def _ends_unsynced(kinds: bytearray, before: bool) -> bool:
+def _awaited(kinds: list[int]) -> int:
+    """Return the number of replies to what a server at rest is sent, if it is known.
+
+    ReadyForQuery is one of them; ANY to a simple Query; 0 if there is more to it.
+    """
+    last = len(kinds) - 1
+    if kinds[last] != SYNC:
+        return ANY if last == 0 and kinds[0] == QUERY else 0
+    for i in range(last):
+        if not _ANSWERED_ONCE[kinds[i]]:
+            return 0
+    return last + 1
+
+
+def _ends_unsynced(kinds: list[int], before: bool) -> bool:
     """Return whether the last of `kinds` that is no copy end is extended; else `before`."""
     for i in range(len(kinds) - 1, -1, -1):
         if kinds[i] not in _ENDS_COPY:
@@ -87,7 +99,7 @@ def _ends_unsynced(kinds: bytearray, before: bool) -> bool:
     return before
 
 
-def count_special(kinds: bytearray) -> int:
+def count_special(kinds: list[int]) -> int:
     """Return how many of `kinds` are special."""
     special = 0
     for i in range(len(kinds)):
@@ -110,7 +122,7 @@ class Ledger:
     )
 
     def __init__(self) -> None:
-        self.owed = bytearray()  # kinds of the messages not yet answered, oldest first
+        self.owed: list[int] = []  # kinds of the messages not yet answered, oldest first
         self.awaits = 0  # replies until all is over, if that is all there is to know, or ANY
         self.special = 0  # how many of them are of a special kind
         self.unsynced = False  # the last message sent was extended: a Sync has to come
@@ -131,11 +143,11 @@ class Ledger:
         """True when the server has answered everything and waits for a new message."""
         return not (self.owed or self.unsynced or self.skipping or self.unsure)
 
-    def sent(self, kinds: bytearray) -> None:
+    def sent(self, kinds: list[int]) -> None:
         """Note messages sent to the server, in order."""
         self.awaits = 0
         if not self.owed and not (self.unsynced or self.skipping or self.copy_in):
-            self.awaits = _BURSTS.get(bytes(kinds), 0)
+            self.awaits = _awaited(kinds)
         if self.awaits:
             self.owed += kinds
         elif self.skipping or self.copy_in:
@@ -168,7 +180,7 @@ class Ledger:
         self.owed.clear()
         return True
 
-    def replied(self, kinds: bytearray) -> None:
+    def replied(self, kinds: list[int]) -> None:
         """Note replies of the kinds 1 2 3 n T C I s received, in order."""
         self.awaits = 0
         owed = self.owed
@@ -195,7 +207,7 @@ class Ledger:
         owed = self.owed
         head = owed[0] if owed else 0
         if not 0 < head <= SPECIAL:
-            self.replied(bytearray([reply]))
+            self.replied([reply])
             return 0
         if reply not in _SPECIAL_ANSWERS[head]:
             return 0
@@ -242,7 +254,7 @@ class Ledger:
             return 0
         if not owed and not self.unsynced:
             return 0
-        sync = owed.find(SYNC)
+        sync = owed.index(SYNC) if SYNC in owed else -1
         skipped = owed[:] if sync < 0 else owed[:sync]
         if sync < 0:
             owed.clear()

@@ -30,6 +30,7 @@ SPANS_LIMIT: Final = 128
 """Queries of one transaction that a trace shows."""
 
 _NONE: Final = Measures()
+_ENDS: Final = bytes([codes.SYNC, codes.QUERY, codes.FUNCTION_CALL])
 
 _CONTROL: Final = re.compile(rb"(?i)\s*(?:begin|start\s+transaction|commit|end)\b[\w\s,]*;?\s*")
 _TRACEPARENT: Final = re.compile(
@@ -137,7 +138,7 @@ class Meter:
 
     # -- what the client asks
 
-    def asked(self, kind: int, body: bytes, kinds: bytearray, before: int) -> None:
+    def asked(self, kind: int, body: bytes, kinds: list[int], before: int) -> None:
         """Note a Query, Parse or Bind; `before` it stand so many of the `kinds` of its chunk."""
         if kind == codes.QUERY:
             text = body[: body.find(b"\0")]
@@ -299,13 +300,9 @@ class Meter:
             self._counting = self._pool.edge.random() * sample < 1.0
 
 
-def _ends(kinds: bytearray, end: int) -> int:
+def _ends(kinds: list[int], end: int) -> int:
     """Return how many of the first messages are answered by a ReadyForQuery."""
-    return (
-        kinds.count(codes.SYNC, 0, end)
-        + kinds.count(codes.QUERY, 0, end)
-        + kinds.count(codes.FUNCTION_CALL, 0, end)
-    )
+    return sum([kinds[i] in _ENDS for i in range(end)])
 
 
 def _shown(texts: list[bytes]) -> str:

@@ -11,9 +11,10 @@ texts hint at is not packed but found again: another version may know better.
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from pooler.core.client import Client, ClientState
+from pooler.core.client import Client
 from pooler.core.peer import Transport
 from pooler.core.session import STATEMENT
+from pooler.core.states import ClientState
 
 if TYPE_CHECKING:
     from pooler.core.pool import Pool

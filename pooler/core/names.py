@@ -40,6 +40,7 @@ from pooler.core.statements import (
     foreign,
 )
 from pooler.wire import build, codes
+from pooler.wire.cutter import string_end
 
 if TYPE_CHECKING:
     from pooler.core.client import Client
@@ -69,6 +70,7 @@ _NOBODYS_ERROR: Final = build.error(
     "ERROR", codes.UNDEFINED_STATEMENT, "unnamed prepared statement does not exist"
 )
 
+_BIND: Final = bytes([codes.BIND])
 _NO_SPARE: Final = build.message(codes.CLOSE, b"S" + SPARE + b"\0")
 
 _KEPT: Final = re.compile(rb"(?i)\s*(?:select|insert|update|delete|with|values|merge|table)\b")
@@ -138,11 +140,11 @@ class Names:
         planned = self._planned.get(name)
         return self._names.get(name) if planned is None else planned.means
 
-    def known(self, name: bytes, server: "Server", kinds: bytearray) -> Name | None:
+    def known(self, name: bytes, server: "Server", kinds: list[int]) -> Name | None:
         """Return what a name stands for; Wait while that is not known."""
-        planned = self._planned.get(name)
+        planned = self._planned.get(name) if self._planned else None
         if planned is None:
-            return self._names.get(name)
+            return self._names.get(name) if self._names else None
         if planned.group != server.group_of(kinds):
             raise Wait
         return planned.means
@@ -166,7 +168,7 @@ class Names:
 
     # -- messages of the extended protocol
 
-    def parse(self, body: bytes, server: "Server", kinds: bytearray) -> bytes | None:
+    def parse(self, body: bytes, server: "Server", kinds: list[int]) -> bytes | None:
         """Take a Parse that has a name."""
         end = body.find(b"\0")
         name, text = body[:end], body[end + 1 :]
@@ -203,7 +205,7 @@ class Names:
             and self._registry.repeated(text, self._client.wants)
         )
 
-    def parse_unnamed(self, body: bytes, server: "Server", kinds: bytearray) -> bytes:
+    def parse_unnamed(self, body: bytes, server: "Server", kinds: list[int]) -> bytes:
         """Take such a Parse."""
         statement = self._registry.find(body[1:], self._client.wants)
         instead = self._parse(UNNAMED, statement, server, kinds)
@@ -223,7 +225,7 @@ class Names:
         self._forget(UNNAMED)
 
     def _parse(
-        self, name: bytes, statement: Statement, server: "Server", kinds: bytearray
+        self, name: bytes, statement: Statement, server: "Server", kinds: list[int]
     ) -> bytes:
         """Have a name stand for a statement, and the server answer for it."""
         text = statement.body
@@ -244,15 +246,15 @@ class Names:
         return b""
 
     def bind(
-        self, message: bytes, size: int, describes: bool, server: "Server", kinds: bytearray
+        self, message: bytes, size: int, describes: bool, server: "Server", kinds: list[int]
     ) -> Edit | None:
         """Take a Bind of `size` bytes, of which `message` may be the start only.
 
         `describes`: its client asks for a description of the portal right behind it. Returns the
         change of its start: its size, and what names the statement.
         """
-        portal = message.find(b"\0", codes.HEADER) + 1
-        end = message.find(b"\0", portal)
+        portal = string_end(message, codes.HEADER) + 1
+        end = string_end(message, portal)
         if portal <= 0 or end < 0:
             return None
         name = message[portal:end]
@@ -265,18 +267,19 @@ class Names:
             added, instead = self.use(entry, name, server, kinds, blind=not describes)
             self._bound = b"" if describes else name or UNNAMED
             if describes:
-                added += self._tell(entry, name or UNNAMED, server, kinds)
+                asks = self._tell(entry, name or UNNAMED, server, kinds)
+                added = added + asks if asks else added
         else:  # perhaps prepared in SQL; else an error that the server makes
             other = foreign(name)
             if other is None:
                 return None
             added, instead = b"", other
         length = size - 1 + len(instead) - len(name)
-        start = bytes([codes.BIND]) + length.to_bytes(4, "big") + message[codes.HEADER : portal]
-        return 0, end, added + start + instead
+        start = _BIND + length.to_bytes(4, "big") + message[codes.HEADER : portal] + instead
+        return 0, end, added + start if added else start
 
     def _bind_unnamed(
-        self, message: bytes, size: int, end: int, server: "Server", kinds: bytearray
+        self, message: bytes, size: int, end: int, server: "Server", kinds: list[int]
     ) -> Edit | None:
         """Have the unnamed statement be the client's own: the server may have another's."""
         if self.unnamed_here:
@@ -287,16 +290,16 @@ class Names:
         length = (size - 1 + len(NOBODYS)).to_bytes(4, "big")
         return 0, end, message[:1] + length + message[codes.HEADER : end] + NOBODYS
 
-    def _provide_unnamed(self, server: "Server", kinds: bytearray) -> bytes:
+    def _provide_unnamed(self, server: "Server", kinds: list[int]) -> bytes:
         assert self.unnamed is not None
         self.unnamed_here = True
         self.note(Effect(), OUR_PARSE, server, kinds)
         return build.message(codes.PARSE, self.unnamed)
 
-    def _wait_for_unnamed(self, server: "Server", kinds: bytearray) -> None:
+    def _wait_for_unnamed(self, server: "Server", kinds: list[int]) -> None:
         """Wait while nobody knows whether an earlier group parses it: an error may skip that."""
         if server.unknown(kinds):
-            sent = server.ledger.owed + kinds
+            sent = bytes(server.ledger.owed + kinds)
             parsed = sent.rfind(codes.PARSE)
             if parsed >= 0 and sent.find(codes.SYNC, parsed) >= 0:
                 raise Wait
@@ -311,7 +314,7 @@ class Names:
         self.unnamed_here = True
         self.unnamed = body if len(body) <= UNNAMED_LIMIT else None
 
-    def describe(self, body: bytes, server: "Server", kinds: bytearray) -> bytes | None:
+    def describe(self, body: bytes, server: "Server", kinds: list[int]) -> bytes | None:
         """Take a Describe."""
         name = body[1:-1] if len(body) > 1 else b""  # compiled, a slice must not end first
         entry = self.known(name or UNNAMED, server, kinds) if body[:1] == b"S" else None
@@ -341,7 +344,7 @@ class Names:
         kinds.append(codes.DESCRIBE)
         return added + build.message(codes.DESCRIBE, b"S" + instead + b"\0")
 
-    def _describe_portal(self, body: bytes, server: "Server", kinds: bytearray) -> bytes | None:
+    def _describe_portal(self, body: bytes, server: "Server", kinds: list[int]) -> bytes | None:
         """Note what its client is told of a portal: that of what it bound last, most likely."""
         name = self._bound
         entry = self.known(name, server, kinds)
@@ -358,7 +361,7 @@ class Names:
         kinds.append(codes.DESCRIBE)
         return added + build.message(codes.DESCRIBE, body)
 
-    def close(self, body: bytes, server: "Server", kinds: bytearray) -> bytes | None:
+    def close(self, body: bytes, server: "Server", kinds: list[int]) -> bytes | None:
         """Take a Close."""
         name = body[1:-1] if len(body) > 1 else b""  # compiled, a slice must not end first
         if body[:1] != b"S" or not (self.known(name, server, kinds) or foreign(name)):
@@ -368,7 +371,7 @@ class Names:
         return b""
 
     def use(
-        self, entry: Name, name: bytes, server: "Server", kinds: bytearray, *, blind: bool
+        self, entry: Name, name: bytes, server: "Server", kinds: list[int], *, blind: bool
     ) -> tuple[bytes, bytes]:
         """Return what has to come first, and what to call a statement.
 
@@ -404,7 +407,7 @@ class Names:
         self.recent[statement] = name
         return self._provide(statement, server, kinds), statement.name
 
-    def _tell(self, entry: Name, name: bytes, server: "Server", kinds: bytearray) -> bytes:
+    def _tell(self, entry: Name, name: bytes, server: "Server", kinds: list[int]) -> bytes:
         """Note that the client is told a statement's shape; return what asks for it, if need be."""
         shape = server.prepared.shape(entry.statement)
         if shape:
@@ -414,7 +417,7 @@ class Names:
         self.note(effect, OUR_DESCRIBE, server, kinds)
         return entry.statement.describe()
 
-    def _provide(self, statement: Statement, server: "Server", kinds: bytearray) -> bytes:
+    def _provide(self, statement: Statement, server: "Server", kinds: list[int]) -> bytes:
         """Return what has to be sent first so that the server has the statement."""
         added = b""
         if statement.needs is not None:
@@ -426,7 +429,7 @@ class Names:
         return added + self._prepare(statement, Effect(statement), server, kinds)
 
     def _prepare(
-        self, statement: Statement, effect: Effect, server: "Server", kinds: bytearray
+        self, statement: Statement, effect: Effect, server: "Server", kinds: list[int]
     ) -> bytes:
         """Return the Parse of a statement, and Closes of those for which there is no room then."""
         prepared, group = server.prepared, server.group_of(kinds)
@@ -448,7 +451,7 @@ class Names:
             added += old.close()
         return added
 
-    def note(self, effect: Effect, kind: int, server: "Server", kinds: bytearray) -> None:
+    def note(self, effect: Effect, kind: int, server: "Server", kinds: list[int]) -> None:
         """Note a message of a special kind that is sent, or left out."""
         if effect.means is not None:
             self._registry.hold(effect.means.statement)
@@ -456,14 +459,14 @@ class Names:
         kinds.append(kind)
 
     def spare(
-        self, text: bytes, kinds: bytearray, server: "Server", effect: Effect | None = None
+        self, text: bytes, kinds: list[int], server: "Server", effect: Effect | None = None
     ) -> bytes:
         """Return what prepares the spare statement anew."""
         self.note(Effect(), OUR_CLOSE, server, kinds)
         self.note(effect or Effect(), OUR_PARSE, server, kinds)
         return _NO_SPARE + build.message(codes.PARSE, SPARE + b"\0" + text + b"\0\0\0")
 
-    def _try(self, text: bytes, effect: Effect, kinds: bytearray, server: "Server") -> bytes:
+    def _try(self, text: bytes, effect: Effect, kinds: list[int], server: "Server") -> bytes:
         """Return a Parse of the client's as the spare statement: for its answer."""
         self.note(effect, RENAMED_PARSE, server, kinds)
         return build.message(codes.PARSE, SPARE + b"\0" + text)

@@ -31,9 +31,11 @@ _PARTS: Final = re.compile(
 )
 _COMMENT: Final = re.compile(r"/\*|\*/")
 _ASSIGNED: Final = re.compile(
-    r"(?i)(?<![\w$])(set(?: session| local)? (?:\"[^\"]*\"|[\w.$]+)(?: to | ?= ?)|set (?:session "
-    r"|local )?(?:time zone|names|schema|role|session authorization) )[^;]+"
+    r"(?i)((?:^|; ?)(?:(?:(?:alter|create) [^;]*?(?<![\w$]))?set(?: session| local)?"
+    r" (?:\"[^\"]*\"|[\w.$]+)(?: to | ?= ?)"
+    r"|set (?:session |local )?(?:time zone|names|schema|role|session authorization) ))[^;]+"
 )
+"""A value that is a word, given to a setting; an UPDATE's SET is none."""
 _IN: Final = re.compile(r"(?i)(?<=\bin)( ?\((?:\?|\$\d+))(?: ?, ?(?:\?|\$\d+))+ ?\)")
 _ROWS: Final = re.compile(r"(\([?$\d, ]*\))(?: ?, ?\([?$\d, ]*\))+")
 

@@ -5,10 +5,11 @@ No timer per client or query: deadlines are floats stamped on the way, looked at
 
 from typing import Final
 
-from pooler.core.client import Client, ClientState
+from pooler.core.client import Client
 from pooler.core.errors import CloseReason, PoolerError, ServerFault
 from pooler.core.pool import Pool, is_idle, is_waiting
-from pooler.core.server import Server, ServerState
+from pooler.core.server import Server
+from pooler.core.states import ClientState, ServerState
 from pooler.wire import build, codes
 
 _SQLSTATES: Final = {
@@ -25,7 +26,7 @@ def enforce(pool: Pool) -> None:
         for client in list(pool.waiting):
             if is_waiting(client):
                 _waiting(pool, client, now)
-    for server in list(pool.working):
+    for server in pool.working:
         _working(pool, server, now)
     for server in list(pool.leaving):
         if now >= server.deadline:
@@ -100,7 +101,7 @@ def _working(pool: Pool, server: Server, now: float) -> None:
     if server.deadline and now >= server.deadline:
         if client is not None and server.timed_out is not None:
             _fail(client, server.timed_out, _SQLSTATES[server.timed_out])
-        if server in pool.working:
+        if server in pool.staying:
             pool.close(server, CloseReason.CANCEL_UNANSWERED)
         return
     if client is None or server.state is not ServerState.ACTIVE or pool.single_use:

@@ -35,6 +35,9 @@ Edit = tuple[int, int, bytes]
 
 def edited(data: bytes, edits: list[Edit]) -> bytes:
     """Return a chunk with its changes made, in the order in which they stand; empties the list."""
+    if len(edits) == 1:
+        start, end, instead = edits.pop()
+        return instead + data[end:] if not start else data[:start] + instead + data[end:]
     parts: list[bytes] = []
     done = 0
     for start, end, instead in edits:

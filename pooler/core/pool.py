@@ -19,7 +19,7 @@ from pooler.core import chores, hints, leaks, session
 from pooler.core.broadcast import Broadcast
 from pooler.core.cancel import CancelKeys
 from pooler.core.catalog import Catalog
-from pooler.core.client import Client, ClientState
+from pooler.core.client import Client
 from pooler.core.counters import Counters, bucket
 from pooler.core.errors import (
     ClientFault,
@@ -30,14 +30,15 @@ from pooler.core.errors import (
 )
 from pooler.core.hints import Hints
 from pooler.core.keeper import Keeper, at_rest
-from pooler.core.lane import Lane
+from pooler.core.lane import CANCELED, LOCK_TIMEOUT, Lane
 from pooler.core.meter import Meter
 from pooler.core.peer import NAMES_FULL, PEER_FULL
 from pooler.core.pins import Pin
 from pooler.core.policy import Rules
-from pooler.core.server import Server, ServerState
+from pooler.core.server import Server
 from pooler.core.settings import Measures, PoolMode, PoolSettings, Target
 from pooler.core.statements import Registry
+from pooler.core.states import ClientState, ServerState
 from pooler.core.statistics import Statistics
 from pooler.core.supply import Supply
 from pooler.wire import build, codes
@@ -83,6 +84,7 @@ class Pool:
         "leaving",
         "lingering",
         "now",
+        "own_counters",
         "paused",
         "registry",
         "rules",
@@ -90,13 +92,13 @@ class Pool:
         "shelf",
         "single_use",
         "statistics",
+        "staying",
         "supply",
         "target",
         "used_at",
         "user",
         "waiting",
         "welcome",
-        "working",
     )
 
     def __init__(
@@ -123,6 +125,7 @@ class Pool:
         self.single_use = single_use  # replication: a server serves one client and leaves
         self.internal = internal  # serves the pooler itself
         self.counters = Counters()
+        self.own_counters = Counters()  # what clients of our own do: nobody is told
         for gauge in gauges:
             gauge.pools.append(self)
         # by configuration
@@ -133,8 +136,8 @@ class Pool:
         self.ending: tuple[PoolerError, CloseReason] | None = None  # what clients are told
         self.paused = False  # servers are given to nobody, and leave when they are free
         # servers
-        self.idle: deque[Server] = deque()  # last in, first out: the left end is the least used
-        self.working: dict[Server, None] = {}  # preparing, active, tidying
+        self.staying: dict[Server, None] = {}  # all but those that leave
+        self.idle: list[Server] = []  # of these; last in, first out: the first is the least used
         self.leaving: dict[Server, None] = {}
         self.supply = Supply(self)
         self.keeper = Keeper(self)
@@ -161,7 +164,7 @@ class Pool:
     def __repr__(self) -> str:
         """Show name and occupation."""
         return (
-            f"<Pool {self.user}@{self.database} idle={len(self.idle)} working={len(self.working)}"
+            f"<Pool {self.user}@{self.database} idle={len(self.idle)} working={self.in_use}"
             f" leaving={len(self.leaving)} dialing={self.supply.dialing}"
             f" waiting={len(self.waiting)}>"
         )
@@ -169,7 +172,17 @@ class Pool:
     @property
     def total(self) -> int:
         """Server connections that PostgreSQL may be counting."""
-        return len(self.idle) + len(self.working) + len(self.leaving) + self.supply.dialing
+        return len(self.staying) + len(self.leaving) + self.supply.dialing
+
+    @property
+    def in_use(self) -> int:
+        """Servers that are there and not idle."""
+        return len(self.staying) - len(self.idle)
+
+    @property
+    def working(self) -> list[Server]:
+        """Those servers: preparing, active, asking, tidying."""
+        return [server for server in self.staying if server.state is not ServerState.IDLE]
 
     @property
     def opening(self) -> int:
@@ -191,8 +204,7 @@ class Pool:
 
     def servers(self) -> Iterator[Server]:
         """All servers, in no particular order."""
-        yield from self.idle
-        yield from self.working
+        yield from self.staying
         yield from self.leaving
 
     def oldest_wait(self) -> float:
@@ -220,7 +232,7 @@ class Pool:
         lets them go, and how long the first in line has waited."""
         settings = self.settings
         most = settings.pool_size + settings.reserve_pool_size
-        need = len(self.working) - self.opening
+        need = self.in_use - self.opening
         least = settings.min_pool_size
         if self.paused or self.ending is not None or self.unused:
             least = 0
@@ -316,7 +328,7 @@ class Pool:
     def _pick(self, client: Client) -> Server:
         idle = self.idle
         if self.settings.server_round_robin or not client.ident:  # ours is in nobody's way
-            return idle.popleft()
+            return idle.pop(0)
         if idle[-1].settings is client.wants and not client.asks_sequences:
             return idle.pop()
         for back in range(1, min(len(idle), MATCH_LIMIT) + 1):
@@ -334,11 +346,13 @@ class Pool:
 
     def link(self, server: Server, client: Client, now: float) -> None:
         """Give a server to a client, once it is set as that wants."""
-        counters = self.counters
+        counters = server.counters = client.counters
         counters.assignments += 1
         waited = now - client.waiting_since
         counters.wait_time += waited
-        counters.waits[bucket(waited)] += 1
+        waits = counters.waits
+        place = bucket(waited)
+        waits[place] = waits[place] + 1  # mypyc makes no integers of those of `+=` on an element
         client.server = server
         server.client = client
         client.mode = client.limits.pool_mode
@@ -346,7 +360,6 @@ class Pool:
             server.brake(PEER_FULL)
         if server.full:
             client.brake(PEER_FULL)
-        self.working[server] = None
         server.timed_out = None
         self._prepare(server, client, now)
 
@@ -379,6 +392,29 @@ class Pool:
         else:
             server.settings = client.wants
             self._start(server, client, now)
+
+    def limit(self, server: Server, client: Client) -> None:
+        """Have a session limited before a change of the schema that is held back: see `lane`."""
+        aim, sql = self.lane.limit(server)
+        client.waiting_since = self.now()
+        self._set(server, client, aim, sql)
+
+    def _set_back(self, server: Server, client: Client) -> bool:
+        """Have that undone for a client that keeps its server; False: there is nothing to undo."""
+        limited = LOCK_TIMEOUT in server.settings and LOCK_TIMEOUT not in client.wants
+        if not limited or client.requests.own_limit:  # what it has set meanwhile stays so
+            server.settings = client.wants
+            return False
+        self._set(server, client, client.wants, f"RESET {LOCK_TIMEOUT}")
+        return True
+
+    def _set(self, server: Server, client: Client, aim: session.Settings, sql: str) -> None:
+        """Set something on the server that a client has, which waits meanwhile."""
+        server.move(ServerState.PREPARING)
+        server.deadline = self.deadline(self.settings.server_connect_timeout)
+        server.aim = aim
+        server.start(chores.prepare("", [sql]))
+        client.rest()
 
     def _start(self, server: Server, client: Client, now: float) -> None:
         server.move(ServerState.ACTIVE)
@@ -453,14 +489,15 @@ class Pool:
         client = server.client
         assert client is not None
         now = self.now()
-        counters = self.counters
+        counters = server.counters
         began = server.busy_since
         place = 0
         if began:
             took = now - began
             place = bucket(took)
             counters.query_time += took
-            counters.query_times[place] += 1
+            times = counters.query_times
+            times[place] = times[place] + 1
             server.busy_since = 0.0
         server.idle_since = now
         if server.timed_out is not None:
@@ -481,7 +518,8 @@ class Pool:
             counters.transaction_time += took
             if server.transaction_since != began:
                 place = bucket(took)
-            counters.transaction_times[place] += 1
+            times = counters.transaction_times
+            times[place] = times[place] + 1
             server.transaction_since = 0.0
         if server.cancels or client.within_message or server.farewell:
             return
@@ -503,9 +541,12 @@ class Pool:
             client.fail(*self.ending)
         elif not shared:
             client.idle_since = now
+            if server.settings is not client.wants:
+                self._set_back(server, client)
         elif server.touched or server.pins:
             client.idle_since = now
-            self.keeper.keep(server)
+            if server.settings is client.wants or not self._set_back(server, client):
+                self.keeper.keep(server)
         else:
             self._part(server, client, now)
             self._offer(server, now)
@@ -538,7 +579,6 @@ class Pool:
             return
         server.move(ServerState.IDLE)
         server.deadline = 0.0
-        del self.working[server]
         self.idle.append(server)
         self._serve()
 
@@ -609,10 +649,10 @@ class Pool:
 
     def add(self, server: Server) -> None:
         """Take in a new server, which is about to run its opening chore."""
-        if not self.idle and not self.working:  # perhaps another PostgreSQL than before
+        if not self.staying:  # perhaps another PostgreSQL than before
             self.welcome = None
             self._welcomes.clear()
-        self.working[server] = None
+        self.staying[server] = None
         server.deadline = self.deadline(self.settings.server_connect_timeout)
 
     # -- chores
@@ -632,6 +672,9 @@ class Pool:
             self._not_set(server, client, ServerRefused(failure))
         elif client is not None:
             self._start(server, client, self.now())
+            resting = client.server is server and client.state is ClientState.IDLE
+            if resting and client.mode is not PoolMode.SESSION:  # it has been set back
+                self.keeper.keep(server)
         else:
             self.tidy(server, PoolMode.TRANSACTION, CloseReason.TERMINATED)
 
@@ -640,7 +683,7 @@ class Pool:
 
         Settings were rolled back, but PREPARE and DEALLOCATE stay done: nobody knows it now.
         """
-        held = server.pins
+        held = server.pins | server.touched
         server.touched |= hints.ANYTHING
         asks_again = False
         if client is not None:
@@ -715,20 +758,20 @@ class Pool:
 
     def cancel_client(self, client: Client) -> None:
         """Do what a client's own cancel request asks for."""
-        self.counters.cancel_requests += 1
+        client.counters.cancel_requests += 1
         server = client.server
         if client.state is ClientState.WAITING:
             if server is not None:  # being prepared: it goes on, for whoever is next
-                if server.pins:
+                if server.pins or server.touched:
                     return
                 self.unlink(server, client)
             elif client.asked is None:
                 self.waiting.remove(client)
-            client.refuse(
-                PoolerError(codes.QUERY_CANCELED, "canceling statement due to user request")
-            )
-        elif client.state is ClientState.ACTIVE and server is not None and server.ledger.owed:
-            self.cancel(server)
+            client.refuse(CANCELED)
+        elif client.state is ClientState.ACTIVE and server is not None:
+            if server.ledger.owed:
+                self.cancel(server)
+            self.lane.cancel(client)
 
     # -- clients and servers go
 
@@ -799,14 +842,14 @@ class Pool:
     def _take_out(self, server: Server) -> None:
         server.forget_statements()
         self.keeper.lost(server)
-        if server.state is ServerState.IDLE:
-            self.idle.remove(server)
-        elif server.state is ServerState.LEAVING:
+        if server.state is ServerState.LEAVING:
             del self.leaving[server]
             for gauge in self.gauges:
                 gauge.leaving -= 1
-        else:
-            del self.working[server]
+            return
+        del self.staying[server]
+        if server.state is ServerState.IDLE:
+            self.idle.remove(server)
 
     def _bereave(self, client: Client | None, server: Server) -> None:
         """Tell a client that its server is lost, unless nothing was lost with it."""
@@ -910,7 +953,7 @@ class Pool:
                 gauge.withdraw(self)
             self.retire_idle()
             self.keeper.give_way(everything=True)
-            for server in list(self.working):
+            for server in self.working:
                 if server.client is not None:
                     self.keeper.recheck(server.client)
 
@@ -918,7 +961,7 @@ class Pool:
         """Cut off all clients and servers."""
         for client in list(self.clients):
             client.fail(error, CloseReason.KILLED)
-        for server in [*self.idle, *self.working]:
+        for server in list(self.staying):
             if server.state is not ServerState.LEAVING:
                 self.close(server, CloseReason.KILLED)
 
@@ -965,6 +1008,7 @@ class Pool:
         del self.clients[client]
         other.clients[client] = None
         client.pool = other
+        client.counters = other.counters if client.ident else other.own_counters
         client.names.move(other.registry)
         if is_waiting(client):
             self.waiting.remove(client)

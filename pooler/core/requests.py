@@ -32,13 +32,21 @@ from pooler.core.peer import HOLD_LIMIT, Edit
 from pooler.core.settings import PoolMode
 from pooler.core.statements import Wait
 from pooler.wire import build, codes
-from pooler.wire.cutter import END, FROM_CLIENT, FROM_CLIENT_CLOSELY, MORE, client_cutter
+from pooler.wire.cutter import (
+    END,
+    FROM_CLIENT,
+    FROM_CLIENT_CLOSELY,
+    MORE,
+    client_cutter,
+    string_end,
+)
 
 if TYPE_CHECKING:
     from pooler.core.client import Client
     from pooler.core.server import Server
 
 _ENDS: Final = bytes([codes.SYNC, codes.QUERY, codes.FUNCTION_CALL])
+_PORTAL: Final = ord("P")  # in a Describe
 _FLUSH: Final = build.message(codes.FLUSH, b"")
 
 CUSTOM_LIMIT: Final = 1_000
@@ -54,12 +62,12 @@ class Requests:
     __slots__ = (
         "_client",
         "_hinted",
-        "_own_limit",
         "_prepared_flags",
         "cutter",
         "edits",
         "foreseen",
         "names",
+        "own_limit",
     )
 
     def __init__(self, client: "Client") -> None:
@@ -69,7 +77,7 @@ class Requests:
         self.edits: list[Edit] = []  # to be made in the chunk under way
         self.foreseen: Hint | None = None  # of its first text, if that has been looked up already
         self._hinted: dict[bytes, Hint] = {}  # of prepared statements, by name
-        self._own_limit = "lock_timeout" in client.startup  # set by the client itself
+        self.own_limit = "lock_timeout" in client.startup  # set by the client itself
         self._prepared_flags = 0  # what EXECUTE of a statement prepared in SQL may do
 
     def remember(self, parsed: list[bytes], in_sql: list[bytes]) -> None:
@@ -209,8 +217,10 @@ class Requests:
         whole = end == at + size
         edit: Edit | None = None
         if kind == codes.BIND:
-            follows = data[end : end + codes.HEADER + 1]
-            describes = whole and follows[:1] == b"D" and follows[-1:] == b"P"
+            then = end + codes.HEADER
+            describes = (
+                whole and then < len(data) and data[end] == codes.DESCRIBE and data[then] == _PORTAL
+            )
             edit = self.names.bind(data[at:end], size, describes, server, kinds)
             if edit is None:
                 return False
@@ -254,7 +264,7 @@ class Requests:
             flags |= self._prepared_flags
         server.touch(flags, hint)
         if flags & LOCK_TIMEOUT:
-            self._own_limit = True
+            self.own_limit = True
         if flags & NOTIFIES:
             server.notifier = self._client.pid
         if hint.unlistened and self._client.listening:
@@ -291,14 +301,17 @@ class Requests:
             if server.run is not None:
                 server.run.outline = ""
             return False
-        if server.run is not None and server.run.guarded:
+        if server.run is not None and (server.run.guarded or server.run.limited):
             return not pool.lane.enter(change, client, server)
         if server.unknown(kinds) or not pool.lane.enter(change, client, server):
             client.holds = True
-        elif change.guarded and settings.lock_timeout and not self._own_limit:
+        elif change.guarded and settings.lock_timeout and not self.own_limit:
             behind = kinds[-1] not in _ENDS if kinds else server.ledger.unsynced
             if server.status == codes.FAILED_TRANSACTION or (kind == codes.QUERY and behind):
                 return False
+            if change.solitary and server.status == codes.IDLE:
+                client.holds = pool.lane.limits(server, kinds)
+                return client.holds
             self.edits.append((at, at, pool.lane.guard(server, kinds) + _FLUSH))
             client.holds = True
         return client.holds
@@ -308,8 +321,11 @@ class Requests:
 
         Returns the change of the schema that it is.
         """
-        portal_end = body.find(b"\0")
-        name = body[portal_end + 1 : body.find(b"\0", portal_end + 1)]
+        if not self._hinted:
+            server.excused = False
+            return None
+        portal_end = string_end(body, 0)
+        name = body[portal_end + 1 : string_end(body, portal_end + 1)]
         hint = self._hinted.get(name)
         if server.excused:
             server.excused = hint is not None and hint.local

@@ -6,7 +6,6 @@ asks what is overdue.
 """
 
 from collections import deque
-from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from pooler.core import ddl, hints, policy, session, truth
@@ -31,6 +30,7 @@ from pooler.core.names import STALE, made_to_fail
 from pooler.core.peer import NAMES_FULL, PEER_FULL, Edit, Peer, Transport, edited
 from pooler.core.settings import Host
 from pooler.core.statements import PREFIX, Effect, Prepared, Statement, shape_of
+from pooler.core.states import ServerState, State
 from pooler.wire import build, codes, parse
 from pooler.wire.cutter import (
     END,
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from pooler.core.pool import Pool
 
 _FORGETS: Final = (b"DEALLOCATE ALL\0", b"DISCARD ALL\0")
-_COMMAND_COMPLETE: Final = bytearray([codes.COMMAND_COMPLETE])
+_COMMAND_COMPLETE: Final = [codes.COMMAND_COMPLETE]
 
 CAUSES: Final = 32
 """Statements that may have changed something, remembered until that is known."""
@@ -84,61 +84,8 @@ def _changed(fields: dict[str, str]) -> bool:
     return sqlstate == codes.FEATURE_NOT_SUPPORTED and fields.get("R") == "RevalidateCachedQuery"
 
 
-def _syncs(kinds: bytearray) -> int:
+def _syncs(kinds: list[int]) -> int:
     return kinds.count(codes.SYNC) + kinds.count(codes.QUERY) + kinds.count(codes.FUNCTION_CALL)
-
-
-class ServerState(Enum):
-    """Where a logged-in server connection is in its life; the pool has a collection for each."""
-
-    IDLE = "idle"
-    PREPARING = "tested"  # linked, but first checked, or set as its client wants
-    ACTIVE = "active"  # linked
-    ASKING = "asking"  # its client has finished, and may have left something behind
-    TIDYING = "tidying"  # its client has gone and left something behind
-    LEAVING = "leaving"  # told to go; counted until it has
-    CLOSED = "closed"
-
-    after: tuple["ServerState", ...]  # as MOVES has it
-
-    __hash__ = object.__hash__  # by identity: Enum's own is a call in Python
-
-
-MOVES: Final[dict[ServerState, tuple[ServerState, ...]]] = {
-    ServerState.IDLE: (
-        ServerState.PREPARING,
-        ServerState.ACTIVE,
-        ServerState.LEAVING,
-        ServerState.CLOSED,
-    ),
-    ServerState.PREPARING: (
-        ServerState.ACTIVE,
-        ServerState.IDLE,
-        ServerState.TIDYING,
-        ServerState.LEAVING,
-        ServerState.CLOSED,
-    ),
-    ServerState.ACTIVE: (
-        ServerState.IDLE,
-        ServerState.ASKING,
-        ServerState.TIDYING,
-        ServerState.LEAVING,
-        ServerState.CLOSED,
-    ),
-    ServerState.ASKING: (
-        ServerState.PREPARING,
-        ServerState.ACTIVE,
-        ServerState.IDLE,
-        ServerState.TIDYING,
-        ServerState.LEAVING,
-        ServerState.CLOSED,
-    ),
-    ServerState.TIDYING: (ServerState.IDLE, ServerState.LEAVING, ServerState.CLOSED),
-    ServerState.LEAVING: (ServerState.CLOSED,),
-    ServerState.CLOSED: (),
-}
-for _state, _after in MOVES.items():
-    _state.after = _after
 
 
 class Server(Peer):
@@ -161,6 +108,7 @@ class Server(Peer):
         "channels",
         "chore",
         "client",
+        "counters",
         "deadline",
         "effects",
         "excused",
@@ -243,6 +191,7 @@ class Server(Peer):
         # per link
         self.state = ServerState.PREPARING
         self.client: Client | None = None
+        self.counters = pool.counters  # those of its last client
         self.chore: Chore | None = None
         self.failure: dict[str, str] | None = None  # the last error, while a chore runs
         self.meter: Meter | None = None  # what its client asks is measured
@@ -269,9 +218,9 @@ class Server(Peer):
         """Show id, state and peer."""
         return f"<Server {self.ident} {self.state.value} {self.name} pid={self.pid}>"
 
-    def move(self, state: ServerState) -> None:
+    def move(self, state: State) -> None:
         """Change the state; an impossible move is a bug."""
-        if state not in self.state.after:
+        if not state.may_follow(self.state):
             raise AssertionError(f"{self!r} cannot become {state.value}")
         self.state = state
 
@@ -306,7 +255,7 @@ class Server(Peer):
 
     # -- to the server
 
-    def send(self, data: bytes, kinds: bytearray) -> None:
+    def send(self, data: bytes, kinds: list[int]) -> None:
         """Write messages of which those of `kinds` are owed something; may be none."""
         if kinds:
             self.ledger.sent(kinds)
@@ -315,7 +264,7 @@ class Server(Peer):
         if data:
             self.transport.write(data)
 
-    def watch(self, kinds: bytearray) -> None:
+    def watch(self, kinds: list[int]) -> None:
         """Look closely at replies, if any of the messages just sent is of a special kind."""
         special = count_special(kinds)
         if not special:
@@ -344,9 +293,9 @@ class Server(Peer):
     def stand_in(self) -> None:
         """Send what the server waits for from a client that has left."""
         if self.ledger.copy_in:
-            self.send(_NO_COPY, bytearray([codes.COPY_FAIL]))
+            self.send(_NO_COPY, [codes.COPY_FAIL])
         if self.ledger.skipping:
-            self.send(build.SYNC, bytearray([codes.SYNC]))
+            self.send(build.SYNC, [codes.SYNC])
 
     def start(self, chore: Chore) -> None:
         """Run a chore; the pool's `chore_over` or `chore_failed` hears of its end."""
@@ -367,7 +316,7 @@ class Server(Peer):
             self.pool.close(self, unusable.reason, unusable.text)
         else:
             if data:
-                self.send(data, bytearray([data[0]]))
+                self.send(data, [data[0]])
 
     # -- from the server
 
@@ -448,11 +397,11 @@ class Server(Peer):
 
     # -- statements: see `statements`
 
-    def group_of(self, kinds: bytearray) -> int:
+    def group_of(self, kinds: list[int]) -> int:
         """Return the number of the group of messages that comes behind `kinds`, not yet sent."""
         return self._group + _syncs(kinds)
 
-    def unknown(self, kinds: bytearray) -> bool:
+    def unknown(self, kinds: list[int]) -> bool:
         """Return whether `status` may have changed until what comes behind `kinds` is read."""
         return _syncs(self.ledger.owed) > 0 or _syncs(kinds) > 0
 
@@ -598,7 +547,7 @@ class Server(Peer):
                         self.excused = False
                     elif flags:
                         tag = data[at + codes.HEADER : at + size - 1]
-                        if flags & hints.SCHEMA and self.run is not None:
+                        if flags & (hints.SCHEMA | hints.REWRITES) and self.run is not None:
                             self.pool.lane.done(self, tag)
                         self.touch(flags | hints.of_definition(tag), tag)
             elif stop == codes.READY_FOR_QUERY:
@@ -631,7 +580,7 @@ class Server(Peer):
             at = cutter.pass_over(data, at)
 
     def _count_query(self) -> None:
-        counters = self.pool.counters
+        counters = self.counters
         counters.queries += 1
         if self.meter is not None:
             self.meter.ready()
@@ -665,7 +614,7 @@ class Server(Peer):
         sqlstate = fields.get("C", "")
         special = 0 < (ledger.owed[0] if ledger.owed else 0) <= SPECIAL
         failed = self.effects[0] if special else None
-        owed = bytes(ledger.owed.translate(_AS_SENT, _ADDED))
+        owed = bytes(ledger.owed).translate(_AS_SENT, _ADDED)
         instead: bytes | None = None
         if PREFIX in body and client is not None:
             said = client.names.in_its_words(body, sqlstate, failed)
@@ -711,8 +660,8 @@ class Server(Peer):
                     self.stand_in()
                 elif (told := self._told_instead(fields, body)) is not None:
                     self._edits.append((at, at + codes.HEADER + len(body), told))
-            self.pool.counters.errors += 1
-            self.pool.counters.error("server", fields.get("C", ""))
+            self.counters.errors += 1
+            self.counters.error("server", fields.get("C", ""))
             if self.meter is not None:
                 self.meter.failed(fields.get("C", ""))
 

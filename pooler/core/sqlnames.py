@@ -30,7 +30,7 @@ def _quoted(name: bytes) -> bytes:
     return b'"' + name.replace(b'"', b'""') + b'"'
 
 
-def _refuses(server: "Server", kinds: bytearray) -> bool:
+def _refuses(server: "Server", kinds: list[int]) -> bool:
     """Return whether the transaction has failed; Wait where that is not known."""
     if server.unknown(kinds):
         raise Wait
@@ -45,7 +45,7 @@ class SqlNames:
     def __init__(self, of: "Names") -> None:
         self._names = of
 
-    def in_sql(self, text: bytes, server: "Server", kinds: bytearray) -> bytes | None:
+    def in_sql(self, text: bytes, server: "Server", kinds: list[int]) -> bytes | None:
         """Take a Query that may name one of these."""
         if _ALL.fullmatch(text):
             if server.unknown(kinds):
@@ -65,7 +65,7 @@ class SqlNames:
         kinds.append(codes.QUERY)
         return instead[0] + build.query(instead[1])
 
-    def unnamed(self, text: bytes, server: "Server", kinds: bytearray) -> bytes | None:
+    def unnamed(self, text: bytes, server: "Server", kinds: list[int]) -> bytes | None:
         """Take an unnamed Parse that may name one of these."""
         executed = self.execute(text, server, kinds)
         if executed is None:
@@ -78,7 +78,7 @@ class SqlNames:
         return executed[0] + build.message(codes.PARSE, b"\0" + executed[1])
 
     def execute(
-        self, text: bytes, server: "Server", kinds: bytearray
+        self, text: bytes, server: "Server", kinds: list[int]
     ) -> tuple[bytes, bytes] | None:
         """Return what has to come first, and an EXECUTE's text with our name in it."""
         found = _EXECUTE.match(text)
@@ -103,7 +103,7 @@ class SqlNames:
         return None if entry is None else entry.statement
 
     def _deallocate(
-        self, text: bytes, spare: bytes, server: "Server", kinds: bytearray
+        self, text: bytes, spare: bytes, server: "Server", kinds: list[int]
     ) -> tuple[bytes, bytes] | None:
         """Return what prepares, as `spare`, what is deallocated instead of one of these, and that.
 

@@ -286,6 +286,7 @@ class Prepared:
         self._statements: dict[Statement, bytes] = {}  # and the shape of each, where it is known
         self._awaited: dict[Statement, _Awaited] = {}
         self._doubted: set[Statement] = set()
+        self._newest: Statement | None = None  # of them
         self.bytes = 0
 
     def __len__(self) -> int:
@@ -296,11 +297,11 @@ class Prepared:
 
     def certain(self, statement: Statement) -> bool:
         """Return whether nothing hints at its having gone or come without us."""
-        return statement not in self._doubted
+        return not self._doubted or statement not in self._doubted
 
     def awaited(self, statement: Statement, group: int) -> bool:
         """Return whether nobody knows yet what an earlier group than this does with it."""
-        awaited = self._awaited.get(statement)
+        awaited = self._awaited.get(statement) if self._awaited else None
         return awaited is not None and awaited.group != group
 
     def shape(self, statement: Statement) -> bytes:
@@ -314,7 +315,9 @@ class Prepared:
 
     def use(self, statement: Statement) -> None:
         """Make it the most recently used one."""
-        self._statements[statement] = self._statements.pop(statement)
+        if statement is not self._newest:
+            self._newest = statement
+            self._statements[statement] = self._statements.pop(statement)
 
     def expect(self, statement: Statement, *, there: bool, group: int) -> None:
         """Note a message that prepares or closes it."""
@@ -345,10 +348,12 @@ class Prepared:
             return
         if there:
             self._statements[statement] = UNKNOWN
+            self._newest = statement
             self.bytes += len(statement.body)
             self._registry.hold(statement)
         else:
             del self._statements[statement]
+            self._newest = None
             self.bytes -= len(statement.body)
             self._doubted.discard(statement)
             self._registry.drop(statement)

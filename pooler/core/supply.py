@@ -8,11 +8,11 @@ when the connection has ended, so no limit is exceeded even for a moment.
 from typing import TYPE_CHECKING, Final
 
 from pooler.core import chores
-from pooler.core.client import ClientState
 from pooler.core.errors import CloseReason, ServerFault, ServerRefused
 from pooler.core.hosts import Hosts
 from pooler.core.server import Server
 from pooler.core.settings import Host, Target
+from pooler.core.states import ClientState
 from pooler.wire import codes
 from pooler.wire.logins import Credential
 
@@ -162,7 +162,7 @@ class Supply:
         """Tell those who wait what the server said, where waiting longer would not help."""
         pool = self._pool
         error = self.last_error
-        if error is None or not self.failing_since or pool.idle or pool.working or pool.paused:
+        if error is None or not self.failing_since or pool.staying or pool.paused:
             return
         refused = error.lasting or isinstance(error, ServerRefused)
         if not error.lasting and pool.edge.now() - self.failing_since < FAILING_LIMIT:

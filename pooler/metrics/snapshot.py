@@ -15,9 +15,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 import pooler
-from pooler.core.client import ClientState
 from pooler.core.pool import Pool
-from pooler.core.server import ServerState
+from pooler.core.states import CLIENT_STATES, SERVER_STATES, ClientState, ServerState
 from pooler.metrics.families import POOLS
 from pooler.metrics.process import usage
 
@@ -156,12 +155,8 @@ def _values(service: "Service") -> Values:
     }
 
 
-_CLIENTS: Final[tuple[ClientState, ...]] = tuple(
-    state for state in ClientState if state is not ClientState.CLOSED
-)
-_SERVERS: Final[tuple[ServerState, ...]] = tuple(
-    state for state in ServerState if state is not ServerState.CLOSED
-)
+_CLIENTS: Final = tuple(state for state in CLIENT_STATES if state is not ClientState.CLOSED)
+_SERVERS: Final = tuple(state for state in SERVER_STATES if state is not ServerState.CLOSED)
 
 
 def _row(pool: Pool) -> Values:
@@ -181,7 +176,7 @@ def _row(pool: Pool) -> Values:
         "clients": {state.value: count for state, count in clients.items()},
         "servers": {state.value: count for state, count in servers.items()},
         "pool_size": pool.settings.pool_size,
-        "in_use": len(pool.working) + pool.supply.dialing,
+        "in_use": pool.in_use + pool.supply.dialing,
         "up": int(not pool.supply.failing_since),
         "oldest_wait": pool.oldest_wait(),
         "oldest_pin": 0.0,

@@ -88,6 +88,9 @@ _IN_REPLY: Final = bytes(
 """COUNT (1) for an answer, PASS (0) for what comes with one, BAD for what must be looked at."""
 _READY_SIZE: Final = HEADER + 1
 _READY_LENGTH: Final = bytes([0, 0, 0, HEADER])
+_S: Final = ord("S")
+_E: Final = ord("E")
+_L: Final = ord("L")
 _HARMLESS: Final = frozenset(
     (b"SEL", b"INS", b"UPD", b"DEL", b"MER", b"BEG", b"COM", b"ROL", b"FET")
 )
@@ -104,7 +107,7 @@ class Cutter:
         self.small = small
         # between chunks
         self.left = 0  # bytes still to come of a message already passed on
-        self.kinds = bytearray()  # kinds counted since the caller last cleared it
+        self.kinds: list[int] = []  # kinds counted since the caller last cleared it
         # where scan() stopped
         self.stop = END  # END, MORE or the kind of a message to look at
         self.size = 0  # that message's whole length, header included
@@ -153,6 +156,11 @@ class Cutter:
         return self.scan(data, at + self.size)
 
 
+def string_end(data: bytes, at: int) -> int:
+    """Return where the string that begins at `at` ends, which mostly is there; -1: nowhere."""
+    return at if at < len(data) and not data[at] else data.find(b"\0", at)
+
+
 def whole_reply(data: bytes) -> int:
     """Return how many answers a chunk has that is one whole reply to a Query or a Sync, else -1.
 
@@ -170,7 +178,7 @@ def whole_reply(data: bytes) -> int:
         mark = _IN_REPLY[kind]
         if mark == BAD:
             return -1
-        if kind == COMMAND_COMPLETE and data[at + HEADER : at + HEADER + 3] not in _HARMLESS:
+        if kind == COMMAND_COMPLETE and not _is_harmless(data, at + HEADER):
             return -1
         answers += mark
         size = 1 + (data[at + 1] << 24 | data[at + 2] << 16 | data[at + 3] << 8 | data[at + 4])
@@ -180,6 +188,13 @@ def whole_reply(data: bytes) -> int:
     return answers if at == last and data[last + 1 : end - 1] == _READY_LENGTH else -1
 
 
+def _is_harmless(data: bytes, at: int) -> bool:
+    """Return whether the command tag at `at` says nothing of the session's state."""
+    if at + 2 < len(data) and data[at] == _S and data[at + 1] == _E and data[at + 2] == _L:
+        return True  # a SELECT
+    return data[at : at + 3] in _HARMLESS
+
+
 def peek(data: bytes, at: int) -> tuple[int, int]:
     """Return kind and whole size of the client's message at `at`, (MORE, 0) without its header."""
     if at + HEADER > len(data):
@@ -187,7 +202,7 @@ def peek(data: bytes, at: int) -> tuple[int, int]:
             raise BadMessage(f"invalid message type {data[at]}")
         return MORE, 0
     kind = data[at]
-    size = 1 + int.from_bytes(data[at + 1 : at + HEADER], "big")
+    size = 1 + (data[at + 1] << 24 | data[at + 2] << 16 | data[at + 3] << 8 | data[at + 4])
     if FROM_CLIENT[kind] == BAD:
         raise BadMessage(f"invalid message type {kind}")
     if size < HEADER or size > (SMALL_LIMIT if _SMALL[kind] else LARGE_LIMIT):

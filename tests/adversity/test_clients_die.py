@@ -4,6 +4,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
 from _pytest.mark import ParameterSet
@@ -215,13 +216,12 @@ def test_nothing_stays_of_a_dead_client(
         assert look.execute("SELECT count(*) FROM t").fetchone() == (0,)
 
         if phase in CLEAN:  # the same server connection serves on
-            with login(shared, database) as first, login(shared, database) as second:
-                for other in (first, second):
+            with ExitStack() as stack:  # as many as there may be: it is not replaced by another
+                found: set[int] = set()
+                for _ in range(POOL_SIZE):
+                    other = stack.enter_context(login(shared, database))
                     other.query("BEGIN")
-                found = {
-                    int(other.values("SELECT pg_backend_pid()")[0][0] or 0)
-                    for other in (first, second)
-                }
+                    found.add(int(other.values("SELECT pg_backend_pid()")[0][0] or 0))
                 assert pid in found
     assert not shared.log_contains(event="bug")
 

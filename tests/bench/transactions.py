@@ -134,7 +134,7 @@ class World(Edge):
         while self._pools:
             pool = self._pools.pop()
             while (host := pool.supply.dial()) is not None:
-                number = len(pool.idle) + len(pool.working) + 1
+                number = len(pool.staying) + 1
                 server = Server(
                     _Transport(), pool, number, host, number, b"key", dict(PARAMETERS), 0,
                     self.now(), 1.0,

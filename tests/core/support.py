@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any, Final, Protocol, TypeVar
 
 from pooler.core import overdue
-from pooler.core.client import Client, ClientState
+from pooler.core.client import Client
 from pooler.core.edge import Edge
 from pooler.core.errors import CloseReason, ServerFault, ServerRefused
 from pooler.core.limits import ServerGauge
@@ -22,8 +22,9 @@ from pooler.core.pins import Pin
 from pooler.core.policy import Policies
 from pooler.core.pool import Pool, is_waiting
 from pooler.core.routes import Router
-from pooler.core.server import Server, ServerState
+from pooler.core.server import Server
 from pooler.core.settings import Host, PoolMode, PoolSettings, Route, SessionSettings, Target
+from pooler.core.states import ClientState, ServerState, State
 from pooler.wire import build, codes, parse
 
 HOST: Final = Host("db1", 5432)
@@ -1052,7 +1053,7 @@ class World(Edge):
         self._bounds[what] = max(limit, count)
 
     def _check_pool(self, pool: Pool) -> None:
-        groups: list[tuple[Iterable[Server], tuple[ServerState, ...]]] = [
+        groups: list[tuple[Iterable[Server], tuple[State, ...]]] = [
             (pool.idle, (ServerState.IDLE,)),
             (
                 pool.working,

@@ -1,5 +1,6 @@
 """Scans of the catalog: when they are made, what is learnt of them, and that they are in no way."""
 
+import copy
 import re
 
 import pytest
@@ -31,6 +32,12 @@ def scans(world: World) -> int:
     return sum("FROM pg_proc" in sql for session in world.opened for sql in session.log)
 
 
+def figures(world: World) -> dict[str, object]:
+    """What the pool counts of queries, transactions, waits, bytes and errors."""
+    counted = copy.deepcopy(vars(world.pool().counters))
+    return {name: value for name, value in counted.items() if name not in ("scans", "cancels")}
+
+
 def flags_of(world: World, sql: str) -> int:
     return world.pool().hints.of(build.query(sql)[codes.HEADER :]).flags
 
@@ -54,6 +61,34 @@ def test_a_scan_teaches_names_round_by_round() -> None:
     world.wait(0.4)
     assert asked(world) == before + 1
     assert not [client for client in world.pool().clients if client.internal]
+
+
+def test_a_scan_is_nothing_that_the_pool_did_for_its_clients() -> None:
+    world, app = world_with()
+    world.catalog = [[row("f", 1, "mutex")]]
+    app.ask("select 1")
+    before = figures(world)
+    world.wait(0.2)
+    assert scans(world) == 2
+    assert figures(world) == before
+    app.ask("select 1")
+    after = figures(world)
+    assert (before["queries"], after["queries"]) == (1, 2)
+    assert (before["transactions"], after["transactions"]) == (1, 2)
+    assert after["received"] == 2 * len(build.query("select 1"))
+
+
+def test_a_scan_that_fails_is_no_error_of_the_pool() -> None:
+    world, app = world_with()
+    world.slow_catalog = True
+    app.ask("select 1")
+    before = figures(world)
+    world.wait(0.2)
+    for session in world.sessions:
+        session.cancel()
+    world.run()
+    assert "catalog failed: canceling statement due to user request" in world.events
+    assert figures(world) == before
 
 
 def test_a_scan_is_made_again_after_ddl_and_in_time() -> None:

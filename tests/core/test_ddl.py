@@ -46,6 +46,8 @@ def test_what_a_change_is_about(sql: str, names: str) -> None:
         "create unique index concurrently i on t(x)",
         "drop index concurrently i",
         "refresh materialized view concurrently mv",
+        "reindex table concurrently t",
+        "REINDEX (CONCURRENTLY) TABLE t",
         "alter table t detach partition p concurrently",
         "begin isolation level serializable; alter table t add a int; commit",
     ],
@@ -55,6 +57,33 @@ def test_what_must_not_be_touched(sql: str) -> None:
     assert change is not None
     assert change.told
     assert not change.guarded
+    assert not change.solitary
+
+
+@pytest.mark.parametrize(
+    ("sql", "solitary"),
+    [
+        ("VACUUM FULL t", True),
+        ("vacuum full", True),
+        ("VACUUM(FULL, ANALYZE) t;", True),
+        ("vacuum (verbose, full true) t", True),
+        ("CLUSTER t USING i", True),
+        ('cluster "a;b"', True),
+        ("CLUSTER", True),
+        ("REINDEX TABLE t", True),
+        ("reindex (verbose) database d", True),
+        ("BEGIN; CLUSTER t; COMMIT", False),
+        ("reindex table t; select 1", False),
+        ("truncate t", False),
+    ],
+)
+def test_what_may_need_a_transaction_of_its_own(sql: str, solitary: bool) -> None:
+    change = read(sql)
+    assert change is not None
+    assert change.words == ddl.NOTHING
+    assert change.told
+    assert change.guarded
+    assert change.solitary is solitary
 
 
 @pytest.mark.parametrize(
@@ -79,7 +108,16 @@ def test_what_is_no_part_of_the_schema(sql: str) -> None:
 
 @pytest.mark.parametrize(
     "sql",
-    ["select 'alter table x'", "DO $$ alter table x $$", "select created from t", "vacuum full t"],
+    [
+        "select 'alter table x'",
+        "DO $$ alter table x $$",
+        "select created from t",
+        "vacuum t",
+        "vacuum (analyze, full off) t",
+        "VACUUM ANALYZE full_table",
+        "analyze t",
+        "created",
+    ],
 )
 def test_what_is_none(sql: str) -> None:
     assert read(sql) is None

@@ -14,14 +14,14 @@ from pooler.wire.codes import COPY_IN_RESPONSE, ERROR_RESPONSE, READY_FOR_QUERY
 
 def send(ledger: Ledger, kinds: bytes) -> None:
     """Note what a client sent, as its cutter counts it."""
-    counted = bytearray(kind for kind in kinds if kind in b"QPBDECSFcf")
+    counted = [kind for kind in kinds if kind in b"QPBDECSFcf"]
     if counted:
         ledger.sent(counted)
 
 
 def receive(ledger: Ledger, kinds: bytes) -> None:
     """Note what a server sent, in runs as its cutter counts them."""
-    run = bytearray()
+    run: list[int] = []
     for kind in kinds:
         if kind in b"123CIsTnW":
             run.append(kind)

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from pooler.core.errors import PoolerError
-from pooler.core.server import Server, ServerState
+from pooler.core.server import Server
 from pooler.core.settings import Host, PoolMode
+from pooler.core.states import ServerState
 from pooler.wire import build
 from tests.core.support import (
     COPY_DONE,

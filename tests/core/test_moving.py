@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from pooler.core import moving
-from pooler.core.client import Client, ClientState
+from pooler.core.client import Client
 from pooler.core.hints import SETTINGS
 from pooler.core.peer import MOVING
+from pooler.core.states import ClientState
 from pooler.wire import build, codes
 from tests.core.support import App, World, extended, query
 

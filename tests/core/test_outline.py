@@ -31,6 +31,17 @@ def shown(sql: str) -> str:
         ("SET app.tenant = acme", "SET app.tenant = ?"),
         ("SET app.tenant TO 'acme'; SELECT 1", "SET app.tenant TO ?; SELECT ?"),
         ("SET ROLE bob", "SET ROLE ?"),
+        ("ALTER ROLE bob SET search_path TO acme, public", "ALTER ROLE bob SET search_path TO ?"),
+        (
+            "CREATE FUNCTION f() RETURNS int SET role = bob LANGUAGE sql AS $$SELECT 1$$",
+            "CREATE FUNCTION f() RETURNS int SET role = ?",
+        ),
+        ("UPDATE t SET x='y' WHERE id=5", "UPDATE t SET x=? WHERE id=?"),
+        (
+            "INSERT INTO t VALUES (1) ON CONFLICT (id) DO UPDATE SET x = excluded.x RETURNING id",
+            "INSERT INTO t VALUES (?) ON CONFLICT (id) DO UPDATE SET x = excluded.x RETURNING id",
+        ),
+        ("ALTER TABLE t SET SCHEMA s", "ALTER TABLE t SET SCHEMA s"),
         ("SELECT " + "x" * 300, "SELECT " + "x" * 190 + "..."),
     ],
 )

@@ -85,7 +85,7 @@ def simulate(load: Load) -> Scores:
 
     def started() -> None:
         """Note who has been given a server, and for how long."""
-        for server in list(world.pool().working):
+        for server in world.pool().working:
             session = world.session(server)
             if session.sleeping is not None and server.ident not in working:
                 assert server.client is not None

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import pytest
 
 from tests.conftest import _POOLERS
+from tests.support import rawclient as raw
 from tests.support.pooler import Config, Pooler, merged
 from tests.support.postgres import PASSWORDS, Postgres
 from tests.support.rawclient import RawClient
@@ -28,6 +29,13 @@ class Login(Protocol):
         self, user: str = ..., database: str = ..., *, at: Pooler | None = ..., **parameters: Any
     ) -> RawClient:
         """A raw client, logged in."""
+
+
+def cancel(pooler: Pooler, pid: int, key: bytes) -> None:
+    """Send a cancel request, and wait until it has been read."""
+    with RawClient(pooler.host, pooler.port) as courier:
+        courier.send(raw.cancel_request(pid, key))
+        assert courier.is_closed()
 
 
 def base_config(postgres: Postgres) -> Config:

@@ -173,7 +173,7 @@ def serving(*arguments: str, environment: Mapping[str, str]) -> Iterator[tuple[i
         yield ports["listening"], ports["metrics"]
     finally:
         process.terminate()
-        process.communicate(timeout=10)
+        process.communicate(timeout=60)
     assert process.returncode == 0
 
 

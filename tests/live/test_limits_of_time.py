@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.conftest import RunWithConfig
-from tests.live.conftest import Login, SharedPooler
+from tests.live.conftest import Login, SharedPooler, cancel
 from tests.support import rawclient as raw
 from tests.support.pooler import Pooler
 from tests.support.postgres import PASSWORDS, Postgres
@@ -21,13 +21,6 @@ SLEEP = "SELECT pg_sleep(30)"
 def errors(messages: list[raw.Message]) -> list[dict[str, str]]:
     """The fields of the errors among the messages."""
     return [raw.error_fields(body) for kind, body in messages if kind == b"E"]
-
-
-def cancel(pooler: Pooler, pid: int, key: bytes) -> None:
-    """Send a cancel request, and wait until it has been read."""
-    with RawClient(pooler.host, pooler.port) as courier:
-        courier.send(raw.cancel_request(pid, key))
-        assert courier.is_closed()
 
 
 # Time limits.

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from tests.conftest import RunWithConfig
-from tests.live.conftest import Login
+from tests.live.conftest import Login, cancel
 from tests.support import rawclient as raw
 from tests.support.pooler import Pooler
 from tests.support.postgres import Postgres
@@ -137,8 +137,7 @@ def test_it_can_be_turned_off(
     "sql",
     [
         "CREATE INDEX CONCURRENTLY lane_index ON lane (id)",
-        "VACUUM FULL lane",
-        "CLUSTER lane USING lane_id",
+        "VACUUM lane",
         "REINDEX TABLE CONCURRENTLY lane",
         "CREATE DATABASE lane_database",
         "ALTER SYSTEM RESET work_mem",
@@ -158,6 +157,102 @@ def test_what_may_not_be_in_a_transaction_is_left_alone(
             connection.execute("SELECT 1", prepare=True)
     finally:
         postgres.drop_database("lane_database")
+
+
+@pytest.mark.parametrize(
+    ("sql", "way", "state"),
+    [
+        ("CLUSTER lane USING lane_id", "simple", "clean"),
+        ("VACUUM FULL lane", "extended", "clean"),
+        ("REINDEX TABLE lane", "prepared", "clean"),
+        ("VACUUM FULL lane", "simple", "touched"),
+        ("VACUUM FULL lane", "prepared", "pinned"),
+        ("VACUUM FULL lane", "extended", "session mode"),
+    ],
+)
+def test_what_may_need_a_transaction_of_its_own_is_limited_by_its_session(
+    run_with_config: RunWithConfig,
+    login: Login,
+    postgres: Postgres,
+    table: str,
+    sql: str,
+    way: str,
+    state: str,
+) -> None:
+    """And neither the session nor anybody else's has that limit afterwards."""
+    mode = "session" if state == "session mode" else "transaction"
+    pooler = run_with_config(
+        migrations={"lock_timeout": "200ms"},
+        databases={"*": {"pool_mode": mode, "pool_size": 1}},
+    )
+    postgres.sql("CREATE INDEX lane_id ON lane (id)", db="app")
+    with login(at=pooler) as client:
+        request, expected = raw.query(sql), b"CZ"
+        if way == "extended":
+            request = raw.parse(sql) + raw.bind() + raw.execute() + raw.sync()
+            expected = b"12CZ"
+        elif way == "prepared":
+            client.send(raw.parse(sql, "rewrite") + raw.sync())
+            assert raw.kinds(client.read_until()) == b"1Z"
+            request = raw.bind(statement="rewrite") + raw.execute() + raw.sync()
+            expected = b"2CZ"
+        work_mem = client.values("SHOW work_mem")
+        if state == "pinned":
+            client.query("SELECT pg_advisory_lock(4711)")
+        elif state != "clean":
+            client.query("SET work_mem = '5MB'")
+            work_mem = [[b"5MB"]]
+        with postgres.connect(dbname="app") as other, other.transaction():
+            other.execute(f"LOCK TABLE {table} IN ROW EXCLUSIVE MODE")  # as who writes to it has
+            client.send(request)
+            replies = client.read_until()
+            (error,) = [raw.error_fields(body) for kind, body in replies if kind == b"E"]
+            assert error["C"] == "55P03"
+            assert "lock_timeout of 0.2 s" in error["H"]
+            assert replies[-1] == (b"Z", b"I")
+        assert client.values("SHOW lock_timeout") == [[b"0"]]
+        assert client.values("SHOW work_mem") == work_mem
+        client.send(request)
+        assert raw.kinds(client.read_until()) == expected
+        assert client.values("SHOW lock_timeout") == [[b"0"]]
+        held = [[b"1"]] if state == "pinned" else [[b"0"]]
+        assert client.values("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == held
+    assert pooler.wait_for_log(event="schema changed")["command"] == sql.split()[0]
+    with login(at=pooler) as next_one:
+        assert next_one.values("SHOW lock_timeout") == [[b"0"]]
+
+
+def test_a_rewrite_that_no_transaction_may_hold(
+    run_with_config: RunWithConfig, postgres: Postgres, table: str
+) -> None:
+    """Of a partitioned table: PostgreSQL refuses it within one that has begun."""
+    pooler = run(run_with_config)
+    with pooler.connect() as connection:
+        connection.execute("CREATE TABLE lane2 (id int) PARTITION BY RANGE (id)")
+        connection.execute("CREATE TABLE lane2a PARTITION OF lane2 FOR VALUES FROM (1) TO (9)")
+        connection.execute("CREATE INDEX lane2_id ON lane2 (id)")
+        connection.execute("REINDEX TABLE lane2")
+        with connection.transaction():
+            connection.execute(f"REINDEX TABLE {table}")
+            assert connection.execute("SHOW lock_timeout").fetchone() == ("200ms",)
+
+
+def test_a_rewrite_leaves_the_clients_own_limit_alone(
+    run_with_config: RunWithConfig, login: Login, postgres: Postgres, table: str
+) -> None:
+    """Also one that it sets behind it, without waiting for its answer."""
+    pooler = run(run_with_config)
+    with login(at=pooler) as client:
+        client.send(raw.query(f"VACUUM FULL {table}") + raw.query("SET lock_timeout = '7s'"))
+        assert raw.kinds(client.read_until() + client.read_until()) == b"CZCZ"
+        assert client.values("SHOW lock_timeout") == [[b"7s"]]
+        client.query(f"VACUUM FULL {table}")
+        assert client.values("SHOW lock_timeout") == [[b"7s"]]
+        client.query("RESET lock_timeout")
+        with reading(postgres, table):
+            client.send(raw.query(f"VACUUM FULL {table}"))
+            assert client.is_silent(0.5)
+        assert raw.kinds(client.read_until()) == b"CZ"
 
 
 def test_changes_at_once_have_a_cap(
@@ -187,6 +282,48 @@ def test_changes_at_once_have_a_cap(
             order.append("first")
         thread.join(10)
     assert order == ["first", "second"]
+
+
+@pytest.mark.parametrize("way", ["simple", "block", "failed block", "extended", "prepared"])
+def test_a_cancel_reaches_who_waits_for_others(
+    run_with_config: RunWithConfig, login: Login, table: str, way: str
+) -> None:
+    """At once, as if the server had been at work; and the lane goes on."""
+    pooler = run(run_with_config, max_concurrent=1)
+    sql = "CREATE TABLE lane2 (id int)"
+    bound = raw.bind() + raw.execute() + raw.sync()
+    with pooler.connect() as first, login(at=pooler) as waiting:
+        request, status = raw.query(sql), b"I"
+        if way == "extended":
+            request = raw.parse(sql) + bound
+        elif way == "prepared":
+            waiting.send(raw.parse(sql, "change") + raw.sync())
+            assert raw.kinds(waiting.read_until()) == b"1Z"
+            request = raw.bind(statement="change") + raw.execute() + raw.sync()
+        if "block" in way:
+            waiting.query("BEGIN")
+            status = b"E"
+        if way == "failed block":
+            waiting.query("SELECT 1/0")
+        with first.transaction():
+            first.execute(f"ALTER TABLE {table} ADD COLUMN a int")
+            waiting.send(request)
+
+            def answered() -> bool:
+                cancel(pooler, waiting.pid, waiting.key)
+                return not waiting.is_silent(0.1)
+
+            wait_until(answered)
+            replies = waiting.read_until()
+            assert raw.kinds(replies) == b"EZ"
+            assert raw.error_fields(replies[0][1])["C"] == "57014"
+            assert replies[-1] == (b"Z", status)
+            if "block" in way:
+                assert raw.kinds(waiting.query("ROLLBACK")) == b"CZ"
+            assert waiting.values("SELECT 7") == [[b"7"]]
+        waiting.send(request)
+        assert b"C" in raw.kinds(waiting.read_until())
+        assert waiting.values("SELECT count(*) FROM lane2") == [[b"0"]]
 
 
 def test_who_waits_for_others_does_not_for_ever(run_with_config: RunWithConfig, table: str) -> None:

@@ -20,7 +20,8 @@ Config = dict[str, Any]
 Event = dict[str, Any]
 
 START_TIMEOUT = 60.0  # seconds, on a loaded machine
-LEAVE_TIMEOUT = 5.0  # seconds after each SIGTERM
+LEAVE_TIMEOUT = 5.0  # seconds after a SIGTERM that waits for transactions
+GONE_TIMEOUT = 30.0  # seconds after one that does not
 _POLL = 0.01  # seconds
 
 
@@ -130,7 +131,7 @@ class Pooler:
         self._process.kill()
         self._process.wait()
 
-    def wait(self, timeout: float = 15.0) -> int:
+    def wait(self, timeout: float = 30.0) -> int:
         """Wait for an end that the test expects; the exit status."""
         assert self._process is not None
         self._expects_end = True
@@ -146,7 +147,7 @@ class Pooler:
             except subprocess.TimeoutExpired:
                 self._process.terminate()  # the second one means "now"
                 try:
-                    self._process.wait(LEAVE_TIMEOUT)
+                    self._process.wait(GONE_TIMEOUT)
                 except subprocess.TimeoutExpired:
                     self.kill()
                     faults.append("it did not leave after a second SIGTERM")

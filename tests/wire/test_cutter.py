@@ -48,7 +48,7 @@ def walk(cutter: Cutter, chunks: list[bytes]) -> tuple[bytes, list[tuple[int, in
         else:
             assert at == len(data)
         start += len(data) - len(held)
-        counted += cutter.kinds
+        counted += bytes(cutter.kinds)
         cutter.kinds.clear()
     return bytes(counted), stops
 
