@@ -30,7 +30,7 @@ from pooler.core.limits import Elsewhere
 from pooler.handover import Kind
 from pooler.handover.shares import News, limits_of, name_of, route_of
 from pooler.handover.succession import Succession
-from pooler.handover.taker import Counts, Replaced, Taker
+from pooler.handover.taker import Counts, Taker
 from pooler.listener import Address, adapt, bind, unlink, wanted
 from pooler.metrics.process import SUPERVISOR, usage
 from pooler.notify import notify
@@ -154,20 +154,11 @@ class Supervisor:
             if taker is not None:
                 await taker.refuse(str(error) or type(error).__name__)
             raise
-        for sign in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(sign, self.stop)
-        loop.add_signal_handler(signal.SIGQUIT, self.stop, Stop.NOW)
-        loop.add_signal_handler(signal.SIGHUP, self._reloader.ask)
-        loop.add_signal_handler(signal.SIGUSR2, self._succession.ask)
+        self._heed_signals()
         tasks: list[asyncio.Task[None]] = []
         status = 1
         try:
-            workers = await asyncio.gather(*(self._spawn(number) for number in range(self.count)))
-            if taker is not None:
-                await taker.may_serve()
-            await asyncio.gather(*(self._set_going(worker) for worker in workers))
-            if taker is not None:
-                taker.serves()
+            await self._begin(taker)
             for number in range(self.count):
                 self._keepers[number] = loop.create_task(self._keep(number))
             files = watch(
@@ -180,9 +171,10 @@ class Supervisor:
             notify("READY=1")
             await either(self._end.changed, self._succession.replaced)
             status = 0
-        except (StartFailed, Replaced) as failed:
-            logs.event(logging.ERROR, "workers did not start", message=str(failed))
-            self.stop(Stop.NOW)
+        except StartFailed as failed:
+            logs.event(
+                logging.ERROR, "worker did not start", worker=failed.number, message=str(failed)
+            )
             if taker is not None:
                 await taker.refuse(str(failed))
         finally:
@@ -195,6 +187,23 @@ class Supervisor:
             self._succession.close()
             logs.event(logging.INFO, "stopped")
         return status
+
+    def _heed_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for sign in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(sign, self.stop)
+        loop.add_signal_handler(signal.SIGQUIT, self.stop, Stop.NOW)
+        loop.add_signal_handler(signal.SIGHUP, self._reloader.ask)
+        loop.add_signal_handler(signal.SIGUSR2, self._succession.ask)
+
+    async def _begin(self, taker: Taker | None) -> None:
+        """Have all workers serve; StartFailed, Replaced."""
+        workers = await asyncio.gather(*(self._spawn(number) for number in range(self.count)))
+        if taker is not None:
+            await taker.may_serve()
+        await asyncio.gather(*(self._set_going(worker) for worker in workers))
+        if taker is not None:
+            taker.serves()
 
     async def _welcomed(self, taker: Taker) -> None:
         """Go on where the pooler before this one was; OSError, ConfigError."""
@@ -630,7 +639,8 @@ class Supervisor:
 
     def client_counts(self) -> list[tuple[str, str, int]]:
         """Return how many clients there are, by what limits count by."""
-        return [(_ALL, "", self.clients), *((*key, n) for key, n in self._clients.items())]
+        counts = {(_ALL, ""): 0, **self._clients}
+        return [(kind, name, count) for (kind, name), count in counts.items()]
 
     @property
     def clients(self) -> int:
