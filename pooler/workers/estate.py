@@ -77,7 +77,7 @@ class WorkersEstate:
                 raise answer
             pools += ({**pool, "source": worker.serial} for pool in answer)
         asyncio.get_running_loop().call_soon(self._tell_early)  # behind what we return
-        return {"pools": pools, "clients": supervisor.client_counts()}
+        return {"pools": pools, "clients": supervisor.census.counts()}
 
     def _tell_early(self) -> None:
         early, self._early = self._early, None

@@ -41,7 +41,7 @@ class WorkersHeir:
 
     def elsewhere(self, counts: Counts) -> None:
         """Count clients that the old pooler still has, as so many and no more."""
-        self._supervisor.count_elsewhere(counts)
+        self._supervisor.census.elsewhere.take(counts)
 
     def introduce(self, worker: "Process") -> None:
         """Tell a worker that may serve now what the others know."""

@@ -26,24 +26,23 @@ from pooler.core import moving
 from pooler.core.budget import NO_LIMITS, Budget, Limits, PoolName, Report
 from pooler.core.cancel import SLOTS
 from pooler.core.errors import PoolerError
-from pooler.core.limits import Elsewhere
 from pooler.handover import Kind
 from pooler.handover.shares import News, limits_of, name_of, route_of
 from pooler.handover.succession import Succession
-from pooler.handover.taker import Counts, Taker
-from pooler.listener import Address, adapt, bind, unlink, wanted
+from pooler.handover.taker import Taker
 from pooler.metrics.process import SUPERVISOR, usage
 from pooler.notify import notify
 from pooler.reload import Load, Overlay, Reloader, ReloadRefused, problems_of
 from pooler.service import ROUTES, either
 from pooler.shutdown import End, Stop
-from pooler.sockets import socket_address, spread, tcp_sockets
 from pooler.watch import watch
 from pooler.wire import codes
+from pooler.workers.census import Census, Own
 from pooler.workers.ears import Ears
 from pooler.workers.estate import WorkersEstate
 from pooler.workers.heir import WorkersHeir
-from pooler.workers.worker import Addresses, Pairs
+from pooler.workers.sockets import Groups, Sockets, close, no_sockets
+from pooler.workers.worker import Pairs
 
 TICK: Final = 0.1
 """Seconds between looks at who waits."""
@@ -66,9 +65,6 @@ LAST_WORDS: Final = 10.0
 """Seconds above `shutdown_timeout` that the workers have to leave before they are killed."""
 
 
-_ALL: Final = ""
-
-
 class Process:
     """A worker, seen from here."""
 
@@ -83,7 +79,7 @@ class Process:
         self.here = asyncio.Event()  # it waits for its orders
         self.introduced = False  # it knows what is to be known before clients come
         self.ready = asyncio.Event()
-        self.clients: Counter[tuple[str, str]] = Counter()  # (database, user)
+        self.clients: Own = Counter()
 
     def __repr__(self) -> str:
         """Show number and process."""
@@ -110,14 +106,13 @@ class Supervisor:
         self._serial = 0
         self._ears = Ears(self._tell)
         self.workers: dict[int, Process] = {}
-        self._sockets: dict[Address, list[list[socket.socket]]] = {}  # for each worker
+        self._sockets = Sockets(self.count)
         self._keepers: dict[int, asyncio.Task[None]] = {}
         self._failures = [0] * self.count  # ends in a row that came soon
-        self._clients: Counter[tuple[str, str]] = Counter()  # by what limits count
+        self.census = Census()
         self._overlay: Overlay = {}
         self._succession = _Succession(self, taker)
         self._heir = WorkersHeir(self, taker) if taker is not None else None
-        self._elsewhere = Elsewhere()
         self._idents = 0  # given by the pooler before this one
         self.slot = 0  # of the first worker, among those of cancel keys
         self._estate: WorkersEstate | None = None  # since another pooler was asked for
@@ -149,7 +144,8 @@ class Supervisor:
         try:
             if taker is not None:
                 await self._welcomed(taker)
-            self._sockets = self._bind(self.config)
+            given = taker.sockets if taker is not None else no_sockets
+            self._sockets.commit(self.config, self._sockets.bind(self.config, given))
         except BaseException as error:
             if taker is not None:
                 await taker.refuse(str(error) or type(error).__name__)
@@ -166,7 +162,8 @@ class Supervisor:
             )
             duties = (self._tick(), self._reloader.serve(), files)
             tasks = [loop.create_task(duty) for duty in duties]
-            self._report_addresses()
+            for where in self._sockets.addresses:
+                logs.event(logging.INFO, "listening", address=where)
             logs.event(logging.INFO, "ready")
             notify("READY=1")
             await either(self._end.changed, self._succession.replaced)
@@ -182,8 +179,7 @@ class Supervisor:
             for task in tasks:
                 task.cancel()
             others = self._succession.handed_over or (taker is not None and not taker.served)
-            for groups in self._sockets.values():
-                _close(groups, unlinked=not others)
+            self._sockets.close(unlinked=not others)
             self._succession.close()
             logs.event(logging.INFO, "stopped")
         return status
@@ -317,7 +313,7 @@ class Supervisor:
             holds = [taker.welcome["holds"]]
         if holds:
             tell("hold", holds[0])
-        sockets = {address: groups[number] for address, groups in self._sockets.items()}
+        sockets = self._sockets.of(number)
         if self._given_metrics is not None and number == 0:
             kind, sockets[kind] = self._given_metrics
         for address, group in sockets.items():
@@ -325,7 +321,7 @@ class Supervisor:
             for start in range(0, len(files), FILES_LIMIT):
                 tell("sockets", address, files=files[start : start + FILES_LIMIT])
         if self._given_metrics is not None and number == 0:
-            _close([self._given_metrics[1]], unlinked=False)
+            close({kind: [self._given_metrics[1]]})
             self._given_metrics = None
         orders = {
             "overlay": self.pairs(),
@@ -431,8 +427,10 @@ class Supervisor:
         if self._estate is not None:
             loop.call_later(grace, self._estate.left, worker.serial)
         self._ears.left(worker.number)
-        for (database, user), count in worker.clients.items():
-            self._count(database, user, -count)
+        names = list(worker.clients)
+        self.census.ended(worker.clients)
+        for database, user in names:
+            self._tell_counts(database, user)
 
     def _tell(self, number: int, name: str, *arguments: Any) -> None:
         worker = self.workers.get(number)
@@ -503,11 +501,7 @@ class Supervisor:
         first = self.workers.get(0)
         if first is not None:
             await first.channel.call("metrics")  # before it answers, it has told
-        found: list[tuple[Kind, list[int]]] = list(self._offered)
-        for address, groups in self._sockets.items():
-            files = {sock.fileno(): None for group in groups for sock in group}
-            found.append(((address[0], address[1], address[2]), list(files)))
-        return found
+        return [*self._offered, *self._sockets.offered()]
 
     def _take_metrics(self, kind: list[str], files: tuple[int, ...] = ()) -> None:
         self._offered.append(((kind[0], kind[1], kind[2]), list(files)))
@@ -518,50 +512,6 @@ class Supervisor:
         for _, files in offered:
             for file in files:
                 os.close(file)
-
-    # -- listening
-
-    def _bind(self, config: Config) -> dict[Address, list[list[socket.socket]]]:
-        """Bind the addresses that are not bound yet, for each worker one; OSError."""
-        bound: dict[Address, list[list[socket.socket]]] = {}
-        taker = self._succession.taker
-        taken: set[Address] = set()
-        try:
-            for address in wanted(config):
-                if address in self._sockets:
-                    continue
-                given = taker.sockets(*address[:3]) if taker is not None else []
-                if given:
-                    taken.add(address)
-                    adapt(config, address, given)
-                    alike = address[0] == "unix"
-                    bound[address] = [given] * self.count if alike else spread(given, self.count)
-                    continue
-                if address[0] == "unix":
-                    bound[address] = [bind(config, address)] * self.count
-                    continue
-                bound[address] = []
-                port = config.listen.port
-                for _ in range(self.count):
-                    bound[address].append(tcp_sockets(address[1], port, reuse_port=True))
-                    port = bound[address][0][0].getsockname()[1]
-        except BaseException:
-            for address, groups in bound.items():
-                _close(groups, unlinked=address not in taken)
-            raise
-        return bound
-
-    def _listening(
-        self, number: int, sockets: dict[Address, list[list[socket.socket]]]
-    ) -> tuple[Addresses, list[int]]:
-        addresses = [(list(address), len(groups[number])) for address, groups in sockets.items()]
-        files = [sock.fileno() for groups in sockets.values() for sock in groups[number]]
-        return addresses, files
-
-    def _report_addresses(self) -> None:
-        for groups in self._sockets.values():
-            for sock in groups[0]:
-                logs.event(logging.INFO, "listening", address=socket_address(sock))
 
     # -- the budget
 
@@ -602,54 +552,25 @@ class Supervisor:
         """Count a client; or return the name of the limit that forbids it."""
         route = self._resolve(database, user)
         if route is not None:
-            limits = (
-                (_ALL, "", self.config.limits.max_client_connections),
-                ("database", database, route.session.max_db_client_connections),
-                ("user", user, route.session.max_user_client_connections),
-            )
-            for kind, name, limit in limits:
-                count = self._clients[kind, name] + self._elsewhere.count(kind, name)
-                if limit and count >= limit:
-                    of = f' of {kind} "{name}"' if kind else ""
-                    return f"max_client_connections{of}"
+            most = self.config.limits.max_client_connections
+            full = self.census.full(database, user, route, most)
+            if full:
+                return full
         self.count_in(self.workers[number], database, user)
         return ""
 
     def count_in(self, worker: Process, database: str, user: str) -> None:
         """Count a client that a worker has."""
-        worker.clients[database, user] += 1
-        self._count(database, user, +1)
+        self.census.come(worker.clients, database, user)
+        self._tell_counts(database, user)
 
     def _gone(self, number: int, database: str, user: str) -> None:
-        clients = self.workers[number].clients
-        clients[database, user] -= 1
-        if not clients[database, user]:  # clients choose names
-            del clients[database, user]
-        self._count(database, user, -1)
+        self.census.gone(self.workers[number].clients, database, user)
+        self._tell_counts(database, user)
 
-    def _count(self, database: str, user: str, change: int) -> None:
-        keys = ((_ALL, ""), ("database", database), ("user", user))
-        for key in keys:
-            self._clients[key] += change
+    def _tell_counts(self, database: str, user: str) -> None:
         if self._estate is not None:
-            self._estate.counted([(*key, self._clients[key]) for key in keys])
-        for key in keys:
-            if not self._clients[key]:
-                del self._clients[key]
-
-    def client_counts(self) -> list[tuple[str, str, int]]:
-        """Return how many clients there are, by what limits count by."""
-        counts = {(_ALL, ""): 0, **self._clients}
-        return [(kind, name, count) for (kind, name), count in counts.items()]
-
-    @property
-    def clients(self) -> int:
-        """How many there are."""
-        return self._clients[_ALL, ""]
-
-    def count_elsewhere(self, counts: Counts) -> None:
-        """Count clients that another pooler has."""
-        self._elsewhere.take(counts)
+            self._estate.counted(self.census.counts(database, user))
 
     # -- configuration
 
@@ -670,22 +591,19 @@ class Supervisor:
         """
         try:
             config = self._load(overlay)
-            bound = self._bind(config)
+            bound = self._sockets.bind(config)
         except (ConfigError, OSError) as error:
             raise ReloadRefused(problems_of(error)) from error
         found = changes(self.config, config)
         problems = await self._prepare(overlay, bound)
         if problems:
-            for groups in bound.values():
-                _close(groups)
+            close(bound)
             self._tell_others(-1, "discard")
             raise ReloadRefused(problems)
         self.config = config
         self._resolve = lru_cache(ROUTES)(config.resolve)
         self._overlay = overlay
-        self._sockets.update(bound)
-        for address in set(self._sockets) - set(wanted(config)):
-            _close(self._sockets.pop(address))
+        self._sockets.commit(config, bound)
         await self.call_all("commit")
         self.budget.configure()
         self._lanes.configure()
@@ -698,15 +616,15 @@ class Supervisor:
     def pairs(self) -> Pairs:
         return [(list(path), value) for path, value in self._overlay.items()]
 
-    async def _prepare(
-        self, overlay: Overlay, bound: dict[Address, list[list[socket.socket]]]
-    ) -> list[str]:
+    async def _prepare(self, overlay: Overlay, bound: Groups) -> list[str]:
         """Have every worker get ready for it; return what speaks against it."""
 
         pairs = [(list(path), value) for path, value in overlay.items()]
 
         async def one(worker: Process) -> list[str]:
-            addresses, files = self._listening(worker.number, bound)
+            own = {address: groups[worker.number] for address, groups in bound.items()}
+            addresses = [(list(address), len(sockets)) for address, sockets in own.items()]
+            files = [sock.fileno() for sockets in own.values() for sock in sockets]
             found: list[str] = await worker.channel.call(
                 "prepare", pairs, addresses, files=files, within=RELOAD_TIMEOUT
             )
@@ -744,7 +662,7 @@ class _Succession(Succession):
     """The upgrades of one supervisor."""
 
     def __init__(self, supervisor: Supervisor, taker: Taker | None) -> None:
-        super().__init__(taker, lambda: supervisor.clients)
+        super().__init__(taker, lambda: supervisor.census.total)
         self._supervisor = supervisor
 
     def estate(self) -> WorkersEstate:
@@ -768,12 +686,3 @@ class StartFailed(Exception):
 
 async def _all(waits: Iterable[Awaitable[object]]) -> None:
     await asyncio.gather(*waits)
-
-
-def _close(groups: list[list[socket.socket]], *, unlinked: bool = True) -> None:
-    for sockets in groups:
-        for sock in sockets:
-            if sock.fileno() >= 0:
-                if unlinked:
-                    unlink(sock)
-                sock.close()

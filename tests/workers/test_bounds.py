@@ -1,12 +1,11 @@
 """The supervisor remembers nothing of pools and names that nobody has any more."""
 
-import asyncio
+from collections import Counter
 from typing import Any
 
-from pooler.config import Overrides, load
 from pooler.core.budget import Budget, Limits, Report
+from pooler.workers.census import Census, Own
 from pooler.workers.ears import Ears
-from pooler.workers.supervisor import Process, Supervisor
 
 
 class Told:
@@ -73,19 +72,23 @@ def test_pools_of_the_budget_are_forgotten() -> None:
 
 
 def test_names_of_clients_are_forgotten() -> None:
-    async def play() -> None:
-        overrides = Overrides(upstream="postgresql://app@127.0.0.1/app")
-        config = load(None, environ={}, overrides=overrides)
-        supervisor = Supervisor(lambda overlay: config, config, ())
-        nothing: Any = None
-        worker = supervisor.workers[0] = Process(0, 1, nothing, nothing)
-        for number in range(100):
-            supervisor.count_in(worker, "app", f"user{number}")
-        assert supervisor.clients == 100
-        assert ("user", "user7", 1) in supervisor.client_counts()
-        for number in range(100):
-            supervisor._gone(0, "app", f"user{number}")
-        assert supervisor.client_counts() == [("", "", 0)]
-        assert not worker.clients
-
-    asyncio.run(play())
+    census = Census()
+    own: Own = Counter()
+    for number in range(100):
+        census.come(own, "app", f"user{number}")
+    assert census.total == 100
+    assert census.counts("app", "user7") == [
+        ("", "", 100),
+        ("database", "app", 100),
+        ("user", "user7", 1),
+    ]
+    for number in range(50):
+        census.gone(own, "app", f"user{number}")
+    census.ended(own)
+    assert census.counts() == [("", "", 0)]
+    assert census.counts("app", "user7") == [
+        ("", "", 0),
+        ("database", "app", 0),
+        ("user", "user7", 0),
+    ]
+    assert not own
