@@ -102,7 +102,10 @@ class WorkersEstate:
         return lost, taken_back
 
     async def leave(self) -> bool:
-        """Have every worker move its clients and end."""
+        """Have every worker move its clients; when all have, they end.
+
+        One of them may listen for the clients that another still has.
+        """
         workers = list(self._supervisor.workers.values())
         answers = await asyncio.gather(
             *(worker.channel.call("leave", within=None) for worker in workers),
@@ -110,6 +113,7 @@ class WorkersEstate:
         )
         if self._lost or self.stopping or not all(_is_over(answer) for answer in answers):
             return False
+        self._supervisor.tell_all("end")
         await asyncio.gather(*(worker.process.wait() for worker in workers))
         return not self._lost
 

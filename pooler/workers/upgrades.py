@@ -43,6 +43,7 @@ class WorkerUpgrades(Upgrades):
             "suspend": self._suspend,
             "resume": self._resume,
             "leave": self._leave_now,
+            "end": self.replaced.set,
             "lost": self._lost,
             "round": self._round,
             "took": self._took,
@@ -97,15 +98,12 @@ class WorkerUpgrades(Upgrades):
         return {"uses": uses, "lost": lost, "taken_back": taken_back}
 
     async def _leave_now(self) -> bool:
-        """Move every client that can be; then end."""
+        """Move every client that can be; return whether there is nothing left to do."""
         mover = self._mover
         if mover is None:
             return False
         self._leaving_now = True
-        done = await mover.run()
-        if done:
-            self.replaced.set()
-        return done
+        return await mover.run()
 
     def _lost(self) -> None:
         if self._mover is not None:
