@@ -15,6 +15,7 @@ from tests.adversity.witness import Census, Witness, login, until
 from tests.support import rawclient as raw
 from tests.support.postgres import PASSWORDS, Postgres
 from tests.support.rawclient import RawClient
+from tests.tls.certificates import Authority
 from tests.upgrade.conftest import StartLine, sessions
 from tests.upgrade.line import Line, measured
 
@@ -266,3 +267,28 @@ def test_who_listens_hears_all_of_it_once(start_line: StartLine, before: int, af
         line.upgrade()
         tally = finish()
     assert tally.told > 20
+
+
+def farewell(client: psycopg.Connection[Any]) -> str:
+    """What a client is told that asks on and on, until it is sent away."""
+    while True:
+        try:
+            client.execute("SELECT 1")
+        except psycopg.errors.AdminShutdown as error:
+            return str(error)
+
+
+def test_tls_clients_stay_and_are_told_in_the_end(start_line: StartLine, tmp_path: Path) -> None:
+    certificate = Authority(tmp_path).issue("pooler")
+    line = start_line(
+        workers=2,
+        tls={"cert_file": str(certificate.cert), "key_file": str(certificate.key)},
+        upgrade={"timeout": "500ms"},
+    )
+    with line.connect(sslmode="require") as stays, line.connect(sslmode="disable") as moves:
+        seen = line.ask()
+        successor = line.event(seen, event="replaced")["successor"]
+        assert "has replaced this one" in farewell(stays)
+        line.follow(successor)
+        line.event(seen, event="upgraded")
+        assert moves.execute("SELECT 1").fetchone() == (1,)
