@@ -7,7 +7,6 @@ import argparse
 import gc
 import json
 import os
-import resource
 import socket
 import sys
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from typing import Final
 import uvloop
 
 import pooler
-from pooler import activation, ctl, healthcheck, importer, top
+from pooler import activation, ctl, healthcheck, importer, openfiles, top
 from pooler.activation import NO_ACTIVATION
 from pooler.config import Config, ConfigError, Overrides, json_schema, load
 from pooler.handover import VARIABLE
@@ -114,7 +113,7 @@ def _load(options: argparse.Namespace, overlay: Overlay | None = None) -> Config
 
 
 def _run(options: argparse.Namespace) -> int:
-    _raise_file_limit()
+    openfiles.raise_limit()
     try:
         status: int = uvloop.run(_serve(options))
     except OSError as error:
@@ -132,7 +131,9 @@ async def _serve(options: argparse.Namespace) -> int:
 
         number, workers = options.worker[0].split("/")
         channel = socket.socket(fileno=int(options.worker[1]))
-        await Worker(read, read(), int(number), int(workers), channel).run()
+        worker = Worker(read, read(), int(number), int(workers), channel)
+        gc.freeze()
+        await worker.run()
         return 0
     file = os.environ.pop(VARIABLE, "")
     taker = Taker(socket.socket(fileno=int(file))) if file else None
@@ -148,17 +149,13 @@ async def _serve(options: argparse.Namespace) -> int:
     if config.workers > 1:
         from pooler.workers.supervisor import Supervisor
 
-        command = (sys.executable, "-m", "pooler", *options.given, "--worker")
+        started_by = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv) + 1]  # -m pooler, say
+        command = (sys.executable, *started_by, *options.given, "--worker")
         return await Supervisor(read, config, command, taker).run()
-    await Service(read, config, taker, activated).run()
+    service = Service(read, config, taker, activated)
+    gc.freeze()  # what is there now is there for ever: the collector need not look at it again
+    await service.run()
     return 0
-
-
-def _raise_file_limit() -> None:
-    """Allow as many open files as the hard limit does: every connection is one."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _check(options: argparse.Namespace) -> int:

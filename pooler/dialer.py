@@ -57,11 +57,16 @@ class ServerDialogue(DialogueProtocol[T]):
     """A connection to a server while we speak; `result` is the outcome."""
 
     def __init__(self, manner: Manner, dialogue: Dialogue[T]) -> None:
-        super().__init__(dialogue)
+        super().__init__()
+        self._dialogue = dialogue
         self._manner = manner
         self.result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         # who has given up on it needs no word of how it ended
         self.result.add_done_callback(lambda result: result.cancelled() or result.exception())
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        self.begin(transport, self._dialogue)
 
     @property
     def encrypted(self) -> bool:

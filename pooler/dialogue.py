@@ -1,41 +1,35 @@
 """Runs a login dialogue (`pooler.wire.logins`) on a connection, as its asyncio protocol.
 
-Cuts what comes into the answers that the dialogue asks for. Subclasses say what becomes of its
-end, and answer `Find`.
+Subclasses say what dialogue it is and what becomes of its end, and answer `Find`.
 """
 
 import asyncio
-from collections.abc import Awaitable
-from typing import Any, Final, Generic, TypeVar, cast
+from collections.abc import Awaitable, Callable
+from typing import Any, Generic, TypeVar, cast
 
 from pooler.tls import Done, TlsLink
+from pooler.wire.conversation import Conversation, Over
 from pooler.wire.logins import (
     Account,
+    Asked,
     Check,
     Dialogue,
     Find,
     LoginFailed,
     Refused,
     Secured,
-    StartTls,
-    Taken,
 )
 
 T = TypeVar("T")
 
-BUFFER_LIMIT: Final = 131_072
-"""Bytes received ahead of the dialogue above which reading is paused."""
-
 
 class DialogueProtocol(asyncio.Protocol, Generic[T]):
-    """A connection during its login."""
+    """A connection during its login; `begin` is for `connection_made`."""
 
     transport: asyncio.Transport
+    _conversation: Conversation[T]
 
-    def __init__(self, dialogue: Dialogue[T]) -> None:
-        self._dialogue: Dialogue[T] = dialogue
-        self._buffer = bytearray()
-        self._request: Taken | None = None
+    def __init__(self) -> None:
         self._task: asyncio.Task[None] | None = None  # looks for an answer
         self._over = False
 
@@ -71,35 +65,16 @@ class DialogueProtocol(asyncio.Protocol, Generic[T]):
 
     # -- asyncio
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin."""
+    def begin(self, transport: asyncio.BaseTransport, dialogue: Dialogue[T]) -> None:
+        """Begin the dialogue."""
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by type
-        self._step(None)
+        self._conversation = Conversation(dialogue)
+        self._go_on(self._conversation.answer, None)
 
     def data_received(self, data: bytes) -> None:
         """Answer the dialogue as far as `data` goes."""
-        if self._over:
-            return
-        self._buffer += data
-        self._feed()
-
-    def _feed(self) -> None:
-        while self._request is not None:
-            try:
-                taken = self._request.take(self._buffer)
-            except LoginFailed as error:
-                self.stop()
-                self.failed(error)
-                return
-            if taken is None:
-                break
-            answer, size = taken
-            del self._buffer[:size]
-            self._request = None
-            self._step(answer)
-        if len(self._buffer) > BUFFER_LIMIT:  # more than any one answer: it cannot be honest
-            self.stop()
-            self.failed(LoginFailed("08P01", "too much data before the end of the login"))
+        if not self._over:
+            self._go_on(self._conversation.receive, data)
 
     def connection_lost(self, error: BaseException | None) -> None:
         """Close the dialogue, if it is still open."""
@@ -112,14 +87,59 @@ class DialogueProtocol(asyncio.Protocol, Generic[T]):
     def stop(self) -> None:
         """End the dialogue; nothing more will be heard of it."""
         self._over = True
-        self._request = None
         if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()
-        self._dialogue.close()
+        self._conversation.close()
+
+    def _go_on(self, step: Callable[[Any], Asked | Over[T] | None], with_: Any) -> None:
+        """Take the conversation a step further, and do what is asked for then."""
+        conversation = self._conversation
+        try:
+            asked = step(with_)
+            while isinstance(asked, Find):
+                self._say()
+                found = self.find(asked)
+                if not isinstance(found, Account):
+                    self._later(found)
+                    return
+                asked = conversation.answer(found)
+        except (LoginFailed, Refused) as error:
+            self._say()
+            self.stop()
+            self.failed(error)
+            return
+        self._say()
+        if isinstance(asked, Over):
+            self._over = True
+            self.succeeded(asked.result, asked.rest)
+        elif isinstance(asked, Check):
+            self._later(asked.ask(asked.password))
+        elif asked is not None:
+            self._start_tls()
+
+    def _say(self) -> None:
+        conversation = self._conversation
+        said = conversation.said
+        if said:
+            conversation.said = b""
+            self.transport.write(said)
+
+    def _later(self, answer: Awaitable[Any]) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._await(answer))
+
+    async def _await(self, answer: Awaitable[Any]) -> None:
+        """Go on with the dialogue when the answer is there."""
+        try:
+            result = await answer
+        except LoginFailed as error:
+            self.stop()
+            self.failed(error)
+            return
+        if not self._over:
+            self._go_on(self._conversation.answer, result)
 
     def _start_tls(self) -> None:
-        received = bytes(self._buffer)
-        self._buffer.clear()
+        received = self._conversation.received()
         link = self.link(self._handshake_over)
         self.transport = cast(asyncio.Transport, link)  # by shape
         link.start(received)
@@ -133,56 +153,5 @@ class DialogueProtocol(asyncio.Protocol, Generic[T]):
             return
         link = cast(TlsLink, self.transport)
         assert link.info is not None
-        self._step(Secured(self.binding(link), link.alpn, link.info.verified))
-        self._feed()
-
-    async def _await(self, answer: Awaitable[Any]) -> None:
-        """Go on with the dialogue when the answer is there."""
-        try:
-            result = await answer
-        except LoginFailed as error:
-            self.stop()
-            self.failed(error)
-            return
-        if not self._over:
-            self._step(result)
-            self._feed()
-
-    def _step(self, answer: Any) -> None:
-        while True:
-            try:
-                step = self._dialogue.send(answer)
-            except StopIteration as done:
-                self._over = True
-                rest = bytes(self._buffer)
-                self._buffer.clear()
-                self.succeeded(done.value, rest)
-                return
-            except (LoginFailed, Refused) as error:
-                self._over = True
-                self.failed(error)
-                return
-            if isinstance(step, bytes):
-                self.transport.write(step)
-                answer = None
-            elif isinstance(step, Find):
-                try:
-                    found = self.find(step)
-                except LoginFailed as error:
-                    self.stop()
-                    self.failed(error)
-                    return
-                if not isinstance(found, Account):
-                    self._task = asyncio.get_running_loop().create_task(self._await(found))
-                    return
-                answer = found
-            elif isinstance(step, Check):
-                asking = self._await(step.ask(step.password))
-                self._task = asyncio.get_running_loop().create_task(asking)
-                return
-            elif isinstance(step, StartTls):
-                self._start_tls()
-                return
-            else:
-                self._request = step
-                return
+        secured = Secured(self.binding(link), link.alpn, link.info.verified)
+        self._go_on(self._conversation.answer, secured)

@@ -2,21 +2,20 @@
 
 import asyncio
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from pooler.admin.session import Session
+from pooler.auth import Connection
 from pooler.config.certificates import ClientSide
 from pooler.config.config import CONSOLE
 from pooler.core.errors import CloseReason, PoolerError
 from pooler.dialogue import DialogueProtocol
-from pooler.sockets import connection, peer_name, set_options
+from pooler.sockets import UNIX, connection, peer_name
 from pooler.tls import Done, TlsLink, why
 from pooler.wire import build, codes
 from pooler.wire.logins import (
     NO_ENCRYPTION,
     Account,
-    Dialogue,
-    Encryption,
     Find,
     Login,
     LoginFailed,
@@ -28,49 +27,52 @@ from pooler.wire.parse import CancelRequest
 if TYPE_CHECKING:
     from pooler.service import Service
 
+FOREVER: Final = float("inf")
+
 
 class Greeter(DialogueProtocol[Login | CancelRequest]):
     """One connection until it is a client, or gone."""
 
     def __init__(self, service: "Service", *, console_only: bool = False) -> None:
-        super().__init__(self._login())
+        super().__init__()
         self._service = service
         self.console_only = console_only
+        self.deadline = FOREVER
+        """When it will have taken too long, by the service's clock."""
         self._tls: ClientSide | None = None  # what it was offered
+        self._peer: object = None  # its address, as the transport has it
         self._name = ""
         self._user = ""
         self._database = ""
-        self._timer: asyncio.TimerHandle | None = None
-        self._late: LoginFailed | None = None  # a refusal that is delayed
+        self._late: tuple[LoginFailed, asyncio.TimerHandle] | None = None  # a delayed refusal
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Start the login and its time limit."""
+        """Start the login, by the settings in force now, and its time limit."""
         service = self._service
-        self._name = peer_name(transport)
-        set_options(transport, service.config)
+        self._peer = transport.get_extra_info("peername")
+        self._name = peer_name(self._peer)
         if not service.greeting(self):
             cast(asyncio.Transport, transport).abort()
+            self._over = True
+            self.cut_off(None)
             return
-        timeout = service.config.timeouts.client_login_timeout
-        if timeout:
-            self._timer = asyncio.get_running_loop().call_later(timeout, self._too_slow)
-        super().connection_made(transport)
-
-    def _login(self) -> Dialogue[Login | CancelRequest]:
-        """Run the dialogue, by the settings in force when the connection is there."""
-        service = self._service
         config = service.config
-        if self._name != "unix":  # where there is no TLS, as in PostgreSQL
+        timeout = config.timeouts.client_login_timeout
+        if timeout:
+            self.deadline = service.now() + timeout
+        encryption = NO_ENCRYPTION
+        if self._name != UNIX:  # where there is no TLS, as in PostgreSQL
             self._tls = config.certificates.clients
-            mode = config.tls.sslmode
-            encryption = Encryption(self._tls is not None, mode.required, mode.verifies)
-        else:
-            encryption = NO_ENCRYPTION
-        return (
-            yield from client_login(
-                service.randbytes, service.login_key, service.keyring, encryption
-            )
+            encryption = config.encryption
+        self.begin(
+            transport,
+            client_login(service.randbytes, service.login_key, service.keyring, encryption),
         )
+
+    @property
+    def _end(self) -> Connection:
+        """What is known of the other end."""
+        return connection(self.transport, self._peer)
 
     def link(self, done: Done) -> TlsLink:
         """Encrypt, as the server."""
@@ -98,19 +100,20 @@ class Greeter(DialogueProtocol[Login | CancelRequest]):
         """Have the user looked up."""
         self._user = request.user
         self._database = request.database
-        console = self._service.console
-        if self.console_only and request.database not in CONSOLE:
+        end = self._end
+        if request.database in CONSOLE:
+            if self._service.console.is_own(end, request.database, request.user):
+                return Account("trust")
+        elif self.console_only:
             raise LoginFailed(codes.INVALID_DATABASE, "only the console is on this socket")
-        if console.is_own(connection(self.transport), request.database, request.user):
-            return Account("trust")
-        return self._service.authenticator.find(connection(self.transport), request)
+        return self._service.authenticator.find(end, request)
 
     def succeeded(self, result: Login | CancelRequest, rest: bytes) -> None:
         """Make a client of the connection, or do what the cancel request asks for."""
         self._done()
         service = self._service
         if isinstance(result, CancelRequest):
-            asking = service.cancel_request(result, connection(self.transport).address)
+            asking = service.cancel_request(result, self._end.address)
             if asking is None:
                 self.transport.close()
             else:
@@ -132,7 +135,8 @@ class Greeter(DialogueProtocol[Login | CancelRequest]):
         try:
             await admission
         except PoolerError as error:
-            self._refuse(error.response(), error.sqlstate, CloseReason.LOGIN_FAILED, error.text)
+            response = login.said + error.response()
+            self._refuse(response, error.sqlstate, CloseReason.LOGIN_FAILED, error.text)
             return
         if self.transport.is_closing():
             self._service.not_admitted(login.database, login.user)
@@ -155,26 +159,27 @@ class Greeter(DialogueProtocol[Login | CancelRequest]):
             )
         except PoolerError as error:
             service.not_admitted(result.database, result.user)
-            self._refuse(error.response(), error.sqlstate, CloseReason.LOGIN_FAILED, error.text)
+            response = result.said + error.response()
+            self._refuse(response, error.sqlstate, CloseReason.LOGIN_FAILED, error.text)
             return
         self.transport.set_protocol(client)  # type: ignore[arg-type]  # a protocol by shape
-        client.pool.enter(client)
+        client.pool.enter(client, result.said)
         if rest:
             client.data_received(rest)
 
     def _open_console(self, login: Login, rest: bytes) -> None:
         console = self._service.console
-        own = console.is_own(connection(self.transport), login.database, login.user)
+        own = console.is_own(self._end, login.database, login.user)
         try:
             console.check(login.user, own=own)
         except PoolerError as error:
-            response = error.response("FATAL")
+            response = login.said + error.response("FATAL")
             self._refuse(response, error.sqlstate, CloseReason.LOGIN_FAILED, error.text)
             return
         session = Session(console, self.transport, self._name, login, own=own)
         console.sessions[session] = None
         self.transport.set_protocol(session)
-        session.greet()
+        session.greet(login.said)
         if rest:
             session.data_received(rest)
 
@@ -189,18 +194,16 @@ class Greeter(DialogueProtocol[Login | CancelRequest]):
         assert isinstance(error, LoginFailed)
         delay = 0.0
         if error.sqlstate in (codes.INVALID_PASSWORD, codes.INVALID_AUTHORIZATION):
-            end = connection(self.transport)
+            end = self._end
             delay = self._service.login_failed(end, self._database, self._user)
         if delay:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._late = error
-            self._timer = asyncio.get_running_loop().call_later(delay, self._tell, error)
+            self.deadline = FOREVER
+            timer = asyncio.get_running_loop().call_later(delay, self._tell, error)
+            self._late = (error, timer)
         else:
             self._tell(error)
 
     def _tell(self, error: LoginFailed) -> None:
-        self._late = None
         self._done()
         response = build.error("FATAL", error.sqlstate, error.text)
         self._refuse(response, error.sqlstate, CloseReason.LOGIN_FAILED, error.text, error.cause)
@@ -208,7 +211,7 @@ class Greeter(DialogueProtocol[Login | CancelRequest]):
     def connection_lost(self, error: BaseException | None) -> None:
         """A client that does not wait for its refusal has been refused all the same."""
         if self._late is not None:
-            self._tell(self._late)
+            self._tell(self._late[0])
         super().connection_lost(error)
 
     def cut_off(self, error: BaseException | None) -> None:
@@ -220,12 +223,12 @@ class Greeter(DialogueProtocol[Login | CancelRequest]):
 
     def turn_away(self, error: PoolerError, reason: CloseReason) -> None:
         """End the login from our side."""
-        self._late = None
         self.stop()
         self._done()
         self._refuse(error.response(), error.sqlstate, reason, error.text)
 
-    def _too_slow(self) -> None:
+    def too_slow(self) -> None:
+        """End a login whose deadline is over."""
         error = PoolerError(codes.PROTOCOL_VIOLATION, "client_login_timeout")
         self.turn_away(error, CloseReason.LOGIN_TIMEOUT)
 
@@ -238,5 +241,6 @@ class Greeter(DialogueProtocol[Login | CancelRequest]):
 
     def _done(self) -> None:
         self._service.greeted(self)
-        if self._timer is not None:
-            self._timer.cancel()
+        if self._late is not None:
+            self._late[1].cancel()
+            self._late = None

@@ -19,6 +19,7 @@ from pooler.config.model import Database
 from pooler.core.errors import ServerFault
 from pooler.core.pool import Pool
 from pooler.core.settings import Host
+from pooler.sockets import open_streams
 
 if TYPE_CHECKING:
     from pooler.service import Service
@@ -139,11 +140,7 @@ async def _connect(host: Host) -> str:
     """Return why no connection can be opened, "" if it can."""
     try:
         async with asyncio.timeout(PROBE_TIMEOUT):
-            if host.is_unix:
-                path = os.path.join(host.host, f".s.PGSQL.{host.port}")
-                _, writer = await asyncio.open_unix_connection(path)
-            else:
-                _, writer = await asyncio.open_connection(host.host, host.port)
+            _, writer = await open_streams(host)
     except TimeoutError:
         return f"no answer in {PROBE_TIMEOUT:.0f} s"
     except (OSError, UnicodeError) as error:  # UnicodeError: an impossible host name

@@ -11,7 +11,14 @@ from collections.abc import Callable
 from typing import Final
 
 from pooler.config import Settings
-from pooler.sockets import set_access, socket_address, tcp_sockets, unix_socket
+from pooler.sockets import (
+    check_tcp_options,
+    set_access,
+    set_listening_options,
+    socket_address,
+    tcp_sockets,
+    unix_socket,
+)
 
 Address = tuple[str, ...]
 """What identifies a listening socket: with another value it is another one."""
@@ -49,6 +56,7 @@ class Listener:
 
     def prepare(self, settings: Settings) -> dict[Address, list[socket.socket]]:
         """Bind what `settings` want and is not open yet; OSError, and then nothing is."""
+        check_tcp_options(settings.tcp)
         bound: dict[Address, list[socket.socket]] = {}
         try:
             for address in self._wanted(settings):
@@ -84,6 +92,9 @@ class Listener:
                 )
                 self._servers[(*address, str(sock.fileno()))] = server
             self._open[address] = sockets
+        for sockets in self._open.values():
+            for sock in sockets:
+                set_listening_options(sock, settings.tcp)
         for address in set(self._open) - set(self._wanted(settings)):
             self._stop(address)
 

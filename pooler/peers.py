@@ -12,7 +12,6 @@ asked have hung up, whether the key was anybody's or not.
 
 import asyncio
 import contextlib
-import os
 import socket
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -22,6 +21,7 @@ from pooler.config import Config
 from pooler.config.units import split_address
 from pooler.core.cancel import peer_of
 from pooler.core.settings import Host
+from pooler.sockets import open_streams
 from pooler.wire import build
 from pooler.wire.parse import CancelRequest
 
@@ -131,11 +131,7 @@ async def _deliver(host: Host, data: bytes) -> None:
     """Give a peer a request, and wait until it hangs up; it is no matter if that fails."""
     with contextlib.suppress(OSError, TimeoutError):
         async with asyncio.timeout(PATIENCE):
-            if host.is_unix:
-                path = os.path.join(host.host, f".s.PGSQL.{host.port}")
-                reader, writer = await asyncio.open_unix_connection(path)
-            else:
-                reader, writer = await asyncio.open_connection(host.host, host.port)
+            reader, writer = await open_streams(host)
             try:
                 writer.write(data)
                 await reader.read(1)

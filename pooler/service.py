@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple, cast
 
 import pooler
-from pooler import logs
+from pooler import logs, openfiles
 from pooler.activation import METRICS
 from pooler.admin import views
 from pooler.admin.commands import Command, Tell
@@ -450,6 +450,16 @@ class Service(Observer):
             limits.max_server_connections,
             config.auth_route,
         )
+        short = openfiles.shortage(config)
+        if short is not None:
+            logs.event(
+                logging.WARNING,
+                "too few open files allowed",
+                limit=short.limit,
+                needed=short.needed,
+                hint="Raise the hard limit (ulimit -Hn, LimitNOFILE=), or lower"
+                " limits.max_client_connections: who comes when none are left is not let in.",
+            )
         self.authquery.clear()
         self.tracing.configure(config)
         self.upgrades.configured()
@@ -484,6 +494,8 @@ class Service(Observer):
         self._ticks += 1
         self.ticked_at = self.now()
         self.upgrades.tick()
+        for greeter in [each for each in self._greeters if each.deadline <= self.ticked_at]:
+            greeter.too_slow()
         for scope in self.router.holds.over(self.now()):
             self.hold()
             logs.event(logging.INFO, "resumed", scope=str(scope), why="its time is over")

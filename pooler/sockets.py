@@ -14,25 +14,35 @@ from typing import Final, cast
 
 from pooler.auth import Connection
 from pooler.config import Settings
+from pooler.config.model import Tcp
 from pooler.core.peer import WRITE_HIGH, Transport
+from pooler.core.settings import Host
 
+_TCP_OPTIONS: Final = {
+    "keepidle": socket.TCP_KEEPIDLE,
+    "keepintvl": socket.TCP_KEEPINTVL,
+    "keepcnt": socket.TCP_KEEPCNT,
+    "user_timeout": socket.TCP_USER_TIMEOUT,
+}
 _LIVE_CHECK: Final = 1.0  # seconds to find out whether somebody still serves a unix socket
 
 
-def peer_name(transport: asyncio.BaseTransport) -> str:
-    """Return the other end's address; "unix" for a unix socket, which has none."""
-    name = transport.get_extra_info("peername")
-    if not isinstance(name, tuple):
-        return "unix"
-    host, port = name[0], name[1]
+UNIX: Final = "unix"
+"""The name of who comes by a unix socket, where nobody has an address."""
+
+
+def peer_name(address: object) -> str:
+    """Return the name of an address of the other end, as a transport has it ("peername")."""
+    if not isinstance(address, tuple):
+        return UNIX
+    host, port = address[0], address[1]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def connection(transport: asyncio.BaseTransport) -> Connection:
-    """Return what the system knows of the other end."""
-    name = transport.get_extra_info("peername")
-    if isinstance(name, tuple):
-        return Connection(name[0], tls=transport.get_extra_info("tls"))
+def connection(transport: asyncio.BaseTransport, address: object) -> Connection:
+    """Return what is known of the other end at this address."""
+    if isinstance(address, tuple):
+        return Connection(address[0], tls=transport.get_extra_info("tls"))
     sock = transport.get_extra_info("socket")
     credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     return Connection("", struct.unpack("3i", credentials)[1])
@@ -53,24 +63,21 @@ def socket_address(sock: socket.socket) -> str:
     return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
 
 
+async def open_streams(host: Host) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect to a server, as its files or its name say; OSError, UnicodeError."""
+    if host.is_unix:
+        return await asyncio.open_unix_connection(os.path.join(host.host, f".s.PGSQL.{host.port}"))
+    return await asyncio.open_connection(host.host, host.port)
+
+
 def set_options(transport: asyncio.BaseTransport, settings: Settings) -> None:
     """Set a connection's buffer limit, and what the `tcp` section says, unless it has ended."""
     if transport.is_closing():
         return
     cast(asyncio.WriteTransport, transport).set_write_buffer_limits(high=WRITE_HIGH)
     sock = transport.get_extra_info("socket")
-    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
-        return
-    tcp = settings.tcp
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, int(tcp.keepalive))
-    for option, value in (
-        (socket.TCP_KEEPIDLE, tcp.keepidle),
-        (socket.TCP_KEEPINTVL, tcp.keepintvl),
-        (socket.TCP_KEEPCNT, tcp.keepcnt),
-        (socket.TCP_USER_TIMEOUT, tcp.user_timeout * 1000),
-    ):
-        if value:
-            sock.setsockopt(socket.IPPROTO_TCP, option, max(1, round(value)))
+    if sock is not None:
+        set_tcp_options(sock, settings.tcp)
 
 
 @contextlib.contextmanager
@@ -80,6 +87,35 @@ def _naming(address: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise OSError(error.errno, error.strerror, address) from error
+
+
+def set_tcp_options(sock: socket.socket, tcp: Tcp) -> None:
+    """Do what the `tcp` section says; OSError: the kernel takes no such value."""
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, int(tcp.keepalive))
+    for name, option in _TCP_OPTIONS.items():
+        value = getattr(tcp, name)
+        if value:
+            unit = 1000 if option == socket.TCP_USER_TIMEOUT else 1
+            with _naming(f"tcp.{name}: {value:g}"):
+                sock.setsockopt(socket.IPPROTO_TCP, option, max(1, round(value * unit)))
+
+
+def set_listening_options(sock: socket.socket, tcp: Tcp) -> None:
+    """Have what is accepted from now on be as the `tcp` section says: Linux hands options on."""
+    if sock.family in (socket.AF_INET, socket.AF_INET6):
+        with socket.socket(sock.family) as fresh:
+            for option in _TCP_OPTIONS.values():
+                usual = fresh.getsockopt(socket.IPPROTO_TCP, option)
+                sock.setsockopt(socket.IPPROTO_TCP, option, usual)
+        set_tcp_options(sock, tcp)
+
+
+def check_tcp_options(tcp: Tcp) -> None:
+    """OSError, where a connection could not be as the `tcp` section says."""
+    with socket.socket() as fresh:
+        set_tcp_options(fresh, tcp)
 
 
 def tcp_sockets(host: str, port: int, *, reuse_port: bool) -> list[socket.socket]:

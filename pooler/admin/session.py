@@ -114,11 +114,11 @@ class Session(asyncio.Protocol):
         """Show id, user and peer."""
         return f"<Session {self.ident} {self.user}@{self.database} {self.name}>"
 
-    def greet(self) -> None:
-        """Complete the login."""
+    def greet(self, said: bytes) -> None:
+        """Complete the login, whose last words are still to be sent."""
         superuser = "on" if self.console.may_change(self) else "off"
         parameters = {**_PARAMETERS, "is_superuser": superuser}
-        self._send(build.AUTHENTICATION_OK)
+        self._send(said + build.AUTHENTICATION_OK)
         for name, value in parameters.items():
             self._send(build.parameter_status(name, value))
         self._send(build.backend_key_data(self.pid, self.secret))

@@ -237,6 +237,11 @@ def _active_sockets(service: "Service") -> Iterator[Row]:
 # -- more than PgBouncer
 
 
+def _who(client: Client) -> tuple[Value, ...]:
+    """Return the columns that say which client it is."""
+    return client.ident, client.database, client.user, client.name, application_name(client)
+
+
 def _waiters(service: "Service") -> Iterator[Row]:
     clock = Clock(service.now())
     for pool in list(service.router.pools.values()):
@@ -244,11 +249,7 @@ def _waiters(service: "Service") -> Iterator[Row]:
         why = waits_for(pool) if line else ""
         for place, client in enumerate(line, 1):
             yield (
-                client.ident,
-                client.database,
-                client.user,
-                client.name,
-                application_name(client),
+                *_who(client),
                 place,
                 clock.age(client.waiting_since),
                 client.notified,
@@ -280,11 +281,7 @@ def _pins(service: "Service") -> Iterator[Row]:
                 policy.BY_NAME[name].instead for name in pin.reasons if name in policy.BY_NAME
             ]
             yield (
-                client.ident,
-                client.database,
-                client.user,
-                client.name,
-                application_name(client),
+                *_who(client),
                 pin.server.ident,
                 pin.server.pid,
                 ", ".join(pin.reasons),

@@ -20,6 +20,7 @@ from pooler.config.units import is_verifier
 from pooler.core import settings as core
 from pooler.core.policy import Policies
 from pooler.core.settings import Measures, PoolSettings, Route, SessionSettings, Target, TargetTls
+from pooler.wire.logins import Encryption
 from pooler.wire.passwords import Kind, kind_of
 
 T = TypeVar("T")
@@ -81,6 +82,12 @@ class Config(Settings):
         """How many users there are with each kind of secret."""
         secrets = [self.secret(user) for user in {*self.users, *self.stored}]
         return Counter(kind_of(secret) for secret in secrets if secret)
+
+    @cached_property
+    def encryption(self) -> Encryption:
+        """What clients may have and must have."""
+        mode = self.tls.sslmode
+        return Encryption(self.certificates.clients is not None, mode.required, mode.verifies)
 
     def lookup(self, database: str) -> Lookup | None:
         """How to learn of an unknown user of `database`; None: nobody is to be asked."""

@@ -20,7 +20,7 @@ from typing import Final, Literal, TypeAlias, cast, get_args
 
 from pooler.config.authfile import Field, Line, Token
 from pooler.config.ldapoptions import LdapOptions, OptionError, ldap_options
-from pooler.config.problem import Problem, did_you_mean, printable
+from pooler.config.problem import Problem, Wrong, did_you_mean, printable
 from pooler.config.regex import BadPattern, Pattern
 
 Kind: TypeAlias = Literal["local", "host", "hostssl", "hostnossl"]
@@ -208,15 +208,6 @@ def address_of(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | Non
 # -- reading
 
 
-class _Wrong(Exception):
-    """What is wrong with a rule."""
-
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
-
-
 @dataclass(slots=True)
 class _Draft:
     """A rule whose parts are still being read, in whichever form it is written."""
@@ -239,7 +230,7 @@ def rules_of(lines: Iterable[Line]) -> tuple[list[Rule], list[Problem]]:
     for line in lines:
         try:
             rules.append(_rule(_draft(line)))
-        except _Wrong as wrong:
+        except Wrong as wrong:
             problems.append(Problem(line.file, line.number, "", wrong.message, wrong.hint))
     return rules, problems
 
@@ -261,7 +252,7 @@ def rule_of(
     )
     try:
         return _rule(draft)
-    except _Wrong as wrong:
+    except Wrong as wrong:
         return Problem(file, line, "", wrong.message, wrong.hint)
 
 
@@ -275,7 +266,7 @@ def _draft(line: Line) -> _Draft:
         if draft.address and _needs_mask(draft.address):
             draft.mask = next(columns, ())
             if not draft.mask:
-                raise _Wrong(
+                raise Wrong(
                     "the line ends before the mask of the address",
                     "write the address as 10.0.0.0/8, or the mask in a column of its own",
                 )
@@ -285,7 +276,7 @@ def _draft(line: Line) -> _Draft:
         for token in option:
             name, equals, value = token.text.partition("=")
             if not equals:
-                raise _Wrong("an option is not of the form name=value")  # may hold a secret
+                raise Wrong("an option is not of the form name=value")  # may hold a secret
             options.append((name, value))
     draft.options = options
     return draft
@@ -297,7 +288,7 @@ def _needs_mask(address: Field) -> bool:
 
 
 def _rule(draft: _Draft) -> Rule:
-    """The rule, with every part checked; _Wrong."""
+    """The rule, with every part checked; Wrong."""
     kind = _kind(_one(draft.kind, "connection type"))
     databases = tuple(_database(token) for token in _some(draft.databases, "database"))
     users = tuple(_user(token) for token in _some(draft.users, "user"))
@@ -305,7 +296,7 @@ def _rule(draft: _Draft) -> Rule:
     if kind != "local":
         where = _where(_some(draft.address, "address"), draft.mask)
     elif draft.address or draft.mask:
-        raise _Wrong("a local rule has no address", "write host, hostssl or hostnossl")
+        raise Wrong("a local rule has no address", "write host, hostssl or hostnossl")
     method = _method(_one(draft.method, "method"), kind)
     rule = Rule(draft.file, draft.line, kind, databases, users, where, method)
     return _with_options(rule, draft.options)
@@ -313,22 +304,22 @@ def _rule(draft: _Draft) -> Rule:
 
 def _one(tokens: Field, what: str) -> str:
     if len(tokens) > 1:
-        raise _Wrong(f"there is more than one {what}", "write a rule for each")
+        raise Wrong(f"there is more than one {what}", "write a rule for each")
     return _some(tokens, what)[0].text
 
 
 def _some(tokens: Field, what: str) -> Field:
     if not tokens:
-        raise _Wrong(f"there is no {what}")
+        raise Wrong(f"there is no {what}")
     return tokens
 
 
 def _kind(word: str) -> Kind:
     if word == "hostgssenc":
-        raise _Wrong("hostgssenc would never fit: there is no GSSAPI encryption here")
+        raise Wrong("hostgssenc would never fit: there is no GSSAPI encryption here")
     kind = _KINDS.get(word)
     if kind is None:
-        raise _Wrong(
+        raise Wrong(
             f"{_shown(word)} is not a connection type",
             did_you_mean(word, _KINDS) or "write local, host, hostssl or hostnossl",
         )
@@ -337,16 +328,16 @@ def _kind(word: str) -> Kind:
 
 def _method(word: str, kind: Kind) -> RuleMethod:
     if word in _NOT_HERE:
-        raise _Wrong(f"the method {word} is not supported", _NOT_HERE[word])
+        raise Wrong(f"the method {word} is not supported", _NOT_HERE[word])
     if word not in _METHODS:
-        raise _Wrong(
+        raise Wrong(
             f"{_shown(word)} is not a method",
             did_you_mean(word, _METHODS) or f"write one of {', '.join(_METHODS)}",
         )
     if word == "peer" and kind != "local":
-        raise _Wrong("peer works on unix sockets alone", "write local in place of " + kind)
+        raise Wrong("peer works on unix sockets alone", "write local in place of " + kind)
     if word == "cert" and kind != "hostssl":
-        raise _Wrong("cert needs TLS", "write hostssl in place of " + kind)
+        raise Wrong("cert needs TLS", "write hostssl in place of " + kind)
     return cast(RuleMethod, word)
 
 
@@ -366,7 +357,7 @@ def _name(token: Token) -> Name:
     try:
         return name_of(token)
     except BadPattern as bad:
-        raise _Wrong(
+        raise Wrong(
             f"the regular expression {_shown(token.text[1:])} {bad}",
             "docs/authentication.md says what is supported",
         ) from None
@@ -374,7 +365,7 @@ def _name(token: Token) -> Name:
 
 def _database(token: Token) -> Name:
     if token.is_keyword("samerole") or token.is_keyword("samegroup"):
-        raise _Wrong(
+        raise Wrong(
             f"{token.text} is not supported: only a database knows who is in a role",
             "name the databases, or give a file of names as @file",
         )
@@ -383,7 +374,7 @@ def _database(token: Token) -> Name:
 
 def _user(token: Token) -> Name:
     if is_group(token):
-        raise _Wrong(
+        raise Wrong(
             f"{_shown(token.text)} is not supported: only a database knows who is in a role",
             "name the users, give a file of names as @file, or a regular expression as /^name_",
         )
@@ -392,35 +383,33 @@ def _user(token: Token) -> Name:
 
 def _where(tokens: Field, masks: Field) -> Where:
     if len(tokens) > 1:
-        raise _Wrong("there is more than one address", "write a rule for each")
+        raise Wrong("there is more than one address", "write a rule for each")
     token = tokens[0]
     for word in ("all", "samehost", "samenet"):
         if token.is_keyword(word):
             if masks:
-                raise _Wrong(f"{word} takes no mask")
+                raise Wrong(f"{word} takes no mask")
             return cast(Where, word)
     text, slash, bits = token.text.partition("/")
     try:
         address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
-        raise _Wrong(
+        raise Wrong(
             f"{_shown(token.text)} is not an IP address",
             "host names are not supported, since a login would hang on a name server; write "
             "10.0.0.0/8, an address and a mask, all, samehost or samenet",
         ) from None
     if slash and masks:
-        raise _Wrong("there are two masks", "keep one")
+        raise Wrong("there are two masks", "keep one")
     if slash:
         if not (bits.isascii() and bits.isdigit()) or int(bits) > address.max_prefixlen:
-            raise _Wrong(f"{_shown(token.text)} has a mask that is none")
+            raise Wrong(f"{_shown(token.text)} has a mask that is none")
         size = address.max_prefixlen
         mask = (1 << size) - (1 << (size - int(bits)))
     elif masks:
         mask = _mask(_one(masks, "mask"), address)
     else:
-        raise _Wrong(
-            "the address has no mask", f"write {text}/{address.max_prefixlen} for one host"
-        )
+        raise Wrong("the address has no mask", f"write {text}/{address.max_prefixlen} for one host")
     return _as_ipv4(Net(address.version, int(address), mask))
 
 
@@ -428,9 +417,9 @@ def _mask(text: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> 
     try:
         mask = ipaddress.ip_address(text)
     except ValueError:
-        raise _Wrong(f"{_shown(text)} is not a mask", "write one such as 255.255.255.0") from None
+        raise Wrong(f"{_shown(text)} is not a mask", "write one such as 255.255.255.0") from None
     if mask.version != address.version:
-        raise _Wrong("the address and its mask are not of the same kind")
+        raise Wrong("the address and its mask are not of the same kind")
     return int(mask)
 
 
@@ -450,7 +439,7 @@ def _with_options(rule: Rule, options: Sequence[tuple[str, str]]) -> Rule:
     for name, value in options:
         if name.startswith("ldap"):
             if rule.method != "ldap":
-                raise _Wrong(f"the option {_shown(name)} is for the method ldap alone")
+                raise Wrong(f"the option {_shown(name)} is for the method ldap alone")
             ldap.append((name, value))
         else:
             rule = _with_option(rule, name, value)
@@ -458,7 +447,7 @@ def _with_options(rule: Rule, options: Sequence[tuple[str, str]]) -> Rule:
         try:
             rule = replace(rule, ldap=ldap_options(ldap))
         except OptionError as error:
-            raise _Wrong(str(error), error.hint) from None
+            raise Wrong(str(error), error.hint) from None
     if rule.method == "pam" and not rule.pamservice:
         rule = replace(rule, pamservice=PAM_SERVICE)
     if rule.method == "cert":
@@ -470,34 +459,32 @@ def _with_option(rule: Rule, name: str, value: str) -> Rule:
     match name:
         case "map":
             if rule.method not in ("cert", "peer"):
-                raise _Wrong("the option map is for the methods cert and peer alone")
+                raise Wrong("the option map is for the methods cert and peer alone")
             return replace(rule, map=value)
         case "clientname" | "clientcert" if rule.kind != "hostssl":
-            raise _Wrong(f"the option {name} is for hostssl rules alone")
+            raise Wrong(f"the option {name} is for hostssl rules alone")
         case "clientname":
             if value not in ("CN", "DN"):
-                raise _Wrong(f"clientname is {_shown(value)}", "write CN or DN")
+                raise Wrong(f"clientname is {_shown(value)}", "write CN or DN")
             return replace(rule, clientname=cast(Literal["CN", "DN"], value))
         case "clientcert":
             if value not in ("verify-ca", "verify-full"):
-                raise _Wrong(f"clientcert is {_shown(value)}", "write verify-ca or verify-full")
+                raise Wrong(f"clientcert is {_shown(value)}", "write verify-ca or verify-full")
             if rule.method == "cert" and value != "verify-full":
-                raise _Wrong(
-                    "the method cert asks for a certificate as clientcert=verify-full does"
-                )
+                raise Wrong("the method cert asks for a certificate as clientcert=verify-full does")
             return replace(rule, clientcert=cast(Literal["verify-ca", "verify-full"], value))
         case "pamservice" | "pam_use_hostname" if rule.method != "pam":
-            raise _Wrong(f"the option {name} is for the method pam alone")
+            raise Wrong(f"the option {name} is for the method pam alone")
         case "pamservice":
             if not value or "/" in value:
-                raise _Wrong("pamservice is not the name of a service")
+                raise Wrong("pamservice is not the name of a service")
             return replace(rule, pamservice=value)
         case "pam_use_hostname":
             if value == "1":
-                raise _Wrong("pam_use_hostname=1 is not supported", "PAM is given the IP address")
+                raise Wrong("pam_use_hostname=1 is not supported", "PAM is given the IP address")
             return rule
     known = ("map", "clientname", "clientcert", "pamservice")
-    raise _Wrong(f"the option {_shown(name)} is not known", did_you_mean(name, known))
+    raise Wrong(f"the option {_shown(name)} is not known", did_you_mean(name, known))
 
 
 def _shown(text: str) -> str:

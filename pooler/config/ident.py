@@ -19,7 +19,7 @@ from typing import Final
 
 from pooler.config.authfile import Field, Line, Token
 from pooler.config.hba import Name, is_group, name_of
-from pooler.config.problem import Problem, printable
+from pooler.config.problem import Problem, Wrong, printable
 from pooler.config.regex import BadPattern
 
 _CAPTURED: Final = "\\1"
@@ -82,13 +82,6 @@ class Maps:
         return False
 
 
-class _Wrong(Exception):
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
-
-
 def entries_of(lines: Iterable[Line]) -> tuple[list[Entry], list[Problem]]:
     """The entries of a file's lines, and what is wrong with them."""
     entries: list[Entry] = []
@@ -106,21 +99,21 @@ def entry_of(file: str, line: int, fields: tuple[Field, ...]) -> Entry | Problem
     """The entry that the fields of a line make, or what is wrong with it."""
     try:
         if len(fields) != 3 or any(len(tokens) != 1 for tokens in fields):
-            raise _Wrong(
+            raise Wrong(
                 "is not a line of map, system name and database user",
                 "put a name with commas or blanks in double quotes",
             )
         (name,), (system,), (user,) = fields
         if not name.text:
-            raise _Wrong("the map has no name")
+            raise Wrong("the map has no name")
         return _entry(Entry(file, line, name.text, _name(system), _name(user)))
-    except _Wrong as wrong:
+    except Wrong as wrong:
         return Problem(file, line, "", wrong.message, wrong.hint)
 
 
 def _entry(entry: Entry) -> Entry:
     if is_group(entry.user.token):
-        raise _Wrong(
+        raise Wrong(
             f"'{printable(entry.user.token.text)}' is not supported: only a database knows who is "
             "in a role",
             "name the users, or give a regular expression as /^name_",
@@ -132,7 +125,7 @@ def _entry(entry: Entry) -> Entry:
         and entry.user.pattern is None
         and _CAPTURED in entry.user.token.text
     ):
-        raise _Wrong(
+        raise Wrong(
             "the database user has \\1, but the system name captures nothing",
             "put the part that is meant in parentheses, as in /^(.*)@example\\.net$",
         )
@@ -143,7 +136,7 @@ def _name(token: Token) -> Name:
     try:
         return name_of(token)
     except BadPattern as bad:
-        raise _Wrong(
+        raise Wrong(
             f"the regular expression '{printable(token.text[1:61])}' {bad}",
             "docs/authentication.md says what is supported",
         ) from None

@@ -30,6 +30,15 @@ class Problem:
         return printable(f"{text}; {self.hint}" if self.hint else text)
 
 
+class Wrong(Exception):
+    """What is wrong with a line, for whoever knows where that stands to make a Problem of."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
 class ConfigError(Exception):
     """The configuration can not be used. Every mistake that was found is in `problems`."""
 

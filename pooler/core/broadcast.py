@@ -265,7 +265,6 @@ class _Ear(Inner):
     def __init__(self, broadcast: Broadcast) -> None:
         super().__init__()
         self._broadcast = broadcast
-        self._client: Client | None = None
         self._wanted: frozenset[str] = frozenset()
         self._asked: deque[frozenset[str]] = deque()  # sets of channels, acknowledgement awaited
         self._has: frozenset[str] = frozenset()
@@ -281,22 +280,7 @@ class _Ear(Inner):
 
     def enter(self, pool: "Pool") -> None:
         """Join the pool."""
-        now = pool.edge.now()
-        client = Client(
-            self,
-            "listen",
-            pool,
-            0,
-            pool.database,
-            pool.user,
-            _EAR,
-            0,
-            session.NONE,
-            (),
-            now,
-        )
-        pool.enter(client)
-        self._client = client
+        self.join(pool, "listen", _EAR)
         self.attend(self._wanted)
 
     def attend(self, channels: frozenset[str]) -> None:

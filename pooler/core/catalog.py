@@ -12,7 +12,7 @@ when somebody waits, and its failure costs nothing but a line in the log.
 
 from typing import TYPE_CHECKING, Final
 
-from pooler.core import hints, session
+from pooler.core import hints
 from pooler.core.client import Client
 from pooler.core.errors import CloseReason
 from pooler.core.inner import Inner
@@ -135,10 +135,8 @@ class _Scan(Inner):
     def __init__(self, catalog: Catalog) -> None:
         super().__init__()
         self._catalog = catalog
-        self._client: Client | None = None
         self._greeted = False
         self._given_way = False
-        self._error = ""
         self._rounds = 0
         self._rows: list[list[bytes | None]] = []
         self._patterns: dict[int, str] = {}  # by the flags of what they find
@@ -155,22 +153,7 @@ class _Scan(Inner):
             for flags, pattern in hints.HIDDEN.items()
             if flags & heeded
         }
-        client = Client(
-            self,
-            "catalog",
-            pool,
-            0,
-            pool.database,
-            pool.user,
-            _MODE,
-            0,
-            session.NONE,
-            (),
-            pool.edge.now(),
-        )
-        self._client = client
-        client.data_received(self._question())
-        pool.enter(client)
+        self.join(pool, "catalog", _MODE, self._question())
 
     @property
     def answering(self) -> bool:

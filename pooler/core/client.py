@@ -213,13 +213,16 @@ class Client(Peer):
         if self.server is not None:
             self.server.unbrake(PEER_FULL)
 
-    def greet(self, parameters: session.Settings) -> None:
-        """Complete the login: tell the client its parameters and key, and that it may begin."""
+    def greet(self, parameters: session.Settings, said: bytes = b"") -> None:
+        """Complete the login: tell the client its parameters and key, and that it may begin.
+
+        `said` are the login's last words, if they are still to be sent.
+        """
         self.move(ClientState.IDLE)
         self.told = parameters
         key = build.backend_key_data(self.pid, self.secret)
         told = self.pool.told(parameters)
-        self.transport.write(b"".join((build.AUTHENTICATION_OK, told, key, build.READY)))
+        self.transport.write(b"".join((said, build.AUTHENTICATION_OK, told, key, build.READY)))
         self.unbrake(HELD_FULL)
         if self._held:
             self._consider()

@@ -1,12 +1,19 @@
-"""The transport of a client within this process: what the client would be told is taken here.
+"""A client of our own within this process, and its transport: what it would be told is taken here.
 
 A client of our own goes through its pool as any other does, so that limits, waiting, back-off,
 reloads and TLS are the pool's and need no second way.
 """
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from pooler.wire import codes
+from pooler.core.client import Client
+from pooler.core.errors import CloseReason
+from pooler.core.session import NONE
+from pooler.core.settings import SessionSettings
+from pooler.wire import codes, parse
+
+if TYPE_CHECKING:
+    from pooler.core.pool import Pool
 
 MESSAGE_LIMIT: Final = 65_536
 """Bytes of a message that is read whole. What we ask for is small."""
@@ -18,6 +25,23 @@ class Inner:
     def __init__(self) -> None:
         self._received = bytearray()
         self._closed = False
+        self._client: Client | None = None  # to be forgotten by who hears of its end
+        self._error = ""  # the last one
+
+    def join(self, pool: "Pool", name: str, limits: SessionSettings, question: bytes = b"") -> None:
+        """Have a client of the pool's, and ask the first question."""
+        client = Client(
+            self, name, pool, 0, pool.database, pool.user, limits, 0, NONE, (), pool.edge.now()
+        )
+        self._client = client
+        client.data_received(question)
+        pool.enter(client)
+
+    def _broken(self, text: str) -> None:
+        """Give up on what a server says."""
+        self._error = text
+        if self._client is not None:
+            self._client.close(CloseReason.PROTOCOL_VIOLATION)
 
     def take(self, kind: int, body: bytes) -> None:
         """Read one message."""
@@ -35,11 +59,17 @@ class Inner:
         received += data
         while len(received) >= codes.HEADER and not self._closed:
             size = int.from_bytes(received[1:5], "big") + 1
+            if size > MESSAGE_LIMIT:
+                self._broken("a message is too long")
+                return
             if len(received) < size:
                 return
             kind, body = received[0], bytes(received[codes.HEADER : size])
             del received[:size]
-            self.take(kind, body)
+            try:
+                self.take(kind, body)
+            except (parse.Malformed, ValueError, IndexError) as bad:  # no answer to what we ask
+                self._broken(f"a strange answer: {bad}")
 
     def close(self) -> None:
         """End, once."""

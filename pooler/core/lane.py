@@ -21,7 +21,7 @@ from pooler.core.client import Client
 from pooler.core.errors import CloseReason, PoolerError
 from pooler.core.inner import Inner
 from pooler.core.ledger import OUR_BIND, OUR_CLOSE, OUR_EXECUTE, OUR_PARSE
-from pooler.core.session import NONE, Settings
+from pooler.core.session import Settings
 from pooler.core.settings import SessionSettings
 from pooler.core.statements import SPARE, Effect
 from pooler.wire import build, codes, parse
@@ -318,7 +318,6 @@ class _Watch(Inner):
         self._servers = servers
         self._blocked: list[Server] = []
         self._ready = 0
-        self._client: Client | None = None
 
     def enter(self, pool: "Pool") -> None:
         """Join the pool, and ask."""
@@ -327,22 +326,7 @@ class _Watch(Inner):
             f"SELECT pid FROM pg_catalog.unnest(ARRAY[{pids}]) AS pid"
             " WHERE pg_catalog.cardinality(pg_catalog.pg_blocking_pids(pid)) > 0"
         )
-        client = Client(
-            self,
-            "lane",
-            pool,
-            0,
-            pool.database,
-            pool.user,
-            SessionSettings(),
-            0,
-            NONE,
-            (),
-            pool.edge.now(),
-        )
-        self._client = client
-        client.data_received(build.query(sql))
-        pool.enter(client)
+        self.join(pool, "lane", SessionSettings(), build.query(sql))
 
     def take(self, kind: int, body: bytes) -> None:
         """Read what the server says."""

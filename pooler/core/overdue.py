@@ -32,7 +32,7 @@ def enforce(pool: Pool) -> None:
         if now >= server.deadline:
             server.transport.abort()
     while pool.lingering and pool.lingering[0][0] <= now:
-        pool.lingering.popleft()[1].transport.abort()
+        pool.lingering.popleft()[1].abort()
     pool.keeper.tick(now)
     pool.broadcast.tick(now)
     pool.catalog.tick(now)

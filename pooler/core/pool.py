@@ -32,7 +32,7 @@ from pooler.core.hints import Hints
 from pooler.core.keeper import Keeper, at_rest
 from pooler.core.lane import CANCELED, LOCK_TIMEOUT, Lane
 from pooler.core.meter import Meter
-from pooler.core.peer import NAMES_FULL, PEER_FULL
+from pooler.core.peer import NAMES_FULL, PEER_FULL, Transport
 from pooler.core.pins import Pin
 from pooler.core.policy import Rules
 from pooler.core.server import Server
@@ -153,7 +153,9 @@ class Pool:
         self.clients: dict[Client, None] = {}
         self.waiting: deque[Client] = deque()  # oldest first; some may have left meanwhile
         self._serving = False  # idle servers are being given away
-        self.lingering: deque[tuple[float, Client]] = deque()  # closed, what they were told unsent
+        self.lingering: deque[tuple[float, Transport]] = (
+            deque()
+        )  # closed, what they were told unsent
         # what a client is greeted with: the first server's parameters, and what each set of
         # startup settings made of them
         self.welcome: session.Settings | None = None
@@ -284,15 +286,20 @@ class Pool:
 
     # -- clients come
 
-    def enter(self, client: Client) -> None:
-        """Greet a client that has logged in, at once if we know with what."""
+    def enter(self, client: Client, said: bytes = b"") -> None:
+        """Greet a client that has logged in, at once if we know with what.
+
+        `said` are the login's last words, which are still to be sent.
+        """
         self.clients[client] = None
         self.used_at = self.edge.now()
         welcome = self._welcome_for(client.wants)
         if welcome is not None and not self.single_use:
-            client.greet(welcome)
+            client.greet(welcome, said)
             self.edge.client_opened(client)
         else:
+            if said:
+                client.transport.write(said)
             self.claim(client)
 
     def _welcome_for(self, wants: session.Settings) -> session.Settings | None:
@@ -777,7 +784,7 @@ class Pool:
 
     def client_gone(self, client: Client, reason: CloseReason, text: str) -> None:
         """A client has closed: what its server does is not wanted any more."""
-        self.lingering.append((self.edge.now() + LEAVE_LIMIT, client))
+        self.lingering.append((self.edge.now() + LEAVE_LIMIT, client.transport))
         self.edge.client_closed(client, reason, text)
         self.keeper.forget(client)
         self.forget(client)

@@ -13,7 +13,7 @@ A dialogue yields either `bytes` to write or a request, and is resumed with the 
 
 `take` of a request cuts the answer from the bytes received so far, and raises as soon
 as those cannot become one: a driver waits for no more than it must. Bytes behind the answer are
-the next request's, and behind the last one the session's.
+the next request's, and behind the last one the session's. `conversation` does all that.
 
 A dialogue returns its result, or raises `LoginFailed` (what the peer said breaks the rules, or
 proves nothing) or `Refused` (a server's own words). Nothing else comes out, whatever the bytes;
@@ -80,81 +80,89 @@ class Refused(Exception):
 # -- requests
 
 
-@dataclass(frozen=True, slots=True)
-class Packet:
-    """The next packet of the start-up phase, please: a length, no kind."""
+class Taken:
+    """A request that is answered from the bytes received."""
 
-    limit: int = codes.STARTUP_LIMIT
-    """Bytes of body at most."""
-    or_tls: bool = False
-    """In its place a TLS handshake may begin; the answer is then b"", and nothing is taken."""
+    def take(self, data: bytes) -> tuple[Any, int] | None:
+        """Return the answer and its length on the wire; None: more has to come. LoginFailed."""
+        raise NotImplementedError
 
-    def take(self, data: bytes | bytearray) -> tuple[bytes, int] | None:
+
+class Packet(Taken):
+    """The next packet of the start-up phase, please: a length, no kind.
+
+    With `or_tls` a TLS handshake may begin in its place; the answer is then b"", and nothing is
+    taken.
+    """
+
+    def __init__(self, *, or_tls: bool = False) -> None:
+        self._or_tls = or_tls
+
+    def take(self, data: bytes) -> tuple[bytes, int] | None:
         """Return the packet's body and its length on the wire; None: more has to come."""
-        if self.or_tls and data[:1] == _HANDSHAKE:  # as a length, it would be over any limit
+        if self._or_tls and data[:1] == _HANDSHAKE:  # as a length, it would be over any limit
             return b"", 0
         if len(data) < 4:
             return None
         size = int.from_bytes(data[:4], "big")
-        if not 8 <= size <= self.limit + 4:
+        if not 8 <= size <= codes.STARTUP_LIMIT + 4:
             raise LoginFailed(codes.PROTOCOL_VIOLATION, "invalid length of startup packet")
-        return (bytes(data[4:size]), size) if len(data) >= size else None
+        return (data[4:size], size) if len(data) >= size else None
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
-    """The next message, please, which has to be of one of these kinds."""
+class Message(Taken):
+    """The next message, please, which has to be of one of these kinds.
 
-    kinds: bytes
-    awaited: str
-    """What it is, for the error when it is something else."""
-    limit: int
-    """Bytes of body at most."""
+    `awaited` is what it is, for the error when it is something else; `limit` is in bytes of body.
+    """
 
-    def take(self, data: bytes | bytearray) -> tuple[tuple[int, bytes], int] | None:
+    def __init__(self, kinds: bytes, awaited: str, limit: int) -> None:
+        self._kinds = kinds
+        self._awaited = awaited
+        self._limit = limit
+
+    def take(self, data: bytes) -> tuple[tuple[int, bytes], int] | None:
         """Return (kind, body) and the length on the wire; None: more has to come."""
         if not data:
             return None
         kind = data[0]
-        if kind not in self.kinds:
+        if kind not in self._kinds:
             raise LoginFailed(
-                codes.PROTOCOL_VIOLATION, f"expected {self.awaited}, got message type {kind}"
+                codes.PROTOCOL_VIOLATION, f"expected {self._awaited}, got message type {kind}"
             )
         if len(data) < codes.HEADER:
             return None
         size = int.from_bytes(data[1:5], "big") + 1
-        if not codes.HEADER <= size <= self.limit + codes.HEADER:
+        if not codes.HEADER <= size <= self._limit + codes.HEADER:
             raise LoginFailed(
                 codes.PROTOCOL_VIOLATION,
                 f"invalid length {size - 1} of message type {chr(kind)!r}",
             )
-        return ((kind, bytes(data[5:size])), size) if len(data) >= size else None
+        return ((kind, data[5:size]), size) if len(data) >= size else None
 
 
-@dataclass(frozen=True, slots=True)
-class Byte:
+class Byte(Taken):
     """One byte, please: the answer to an SSLRequest has no more."""
 
-    def take(self, data: bytes | bytearray) -> tuple[bytes, int] | None:
+    def take(self, data: bytes) -> tuple[bytes, int] | None:
         """Return it; None: it has to come."""
-        return (bytes(data[:1]), 1) if data else None
+        return (data[:1], 1) if data else None
 
 
-@dataclass(frozen=True, slots=True)
-class Silence:
+class Silence(Taken):
     """Nothing may have come yet: it would be taken for something that was said encrypted.
 
-    CVE-2021-23214, CVE-2021-23222.
+    CVE-2021-23214, CVE-2021-23222. `text` is that of the error when something has come.
     """
 
-    text: str
-    """Of the error when something has come."""
+    def __init__(self, text: str) -> None:
+        self._text = text
 
-    def take(self, data: bytes | bytearray) -> tuple[None, int]:
+    def take(self, data: bytes) -> tuple[None, int]:
         """Return at once."""
         if data:
             raise LoginFailed(
-                codes.PROTOCOL_VIOLATION, self.text, "a faulty driver, or a man in the middle"
+                codes.PROTOCOL_VIOLATION, self._text, "a faulty driver, or a man in the middle"
             )
         return None, 0
 
@@ -209,9 +217,9 @@ class Check:
     password: str = field(repr=False)
 
 
-Taken: TypeAlias = Packet | Message | Byte | Silence
-"""Requests that are answered from the bytes received, by their `take`."""
-Request: TypeAlias = Taken | StartTls | Find | Check
+Asked: TypeAlias = StartTls | Find | Check
+"""Requests that no bytes answer."""
+Request: TypeAlias = Taken | Asked
 _T = TypeVar("_T")
 Dialogue: TypeAlias = Generator[bytes | Request, Any, _T]
 
@@ -233,6 +241,8 @@ class Login:
     """How the client proved who he is: md5 becomes scram-sha-256 where a verifier is stored."""
     credential: Credential | None = field(default=None, repr=False, compare=False)
     """What would log him in at a server that knows him by the same secret."""
+    said: bytes = field(default=b"", repr=False, compare=False)
+    """The last words, to be sent in one write with what follows them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,8 +269,9 @@ def client_login(
     `key` is a secret, the same for all logins: the salts of users without a SCRAM verifier hang
     on it (see `scram.user_salt`). So is `keyring`, which saves the cost of most derivations.
 
-    The caller answers `Find`, and after the result sends AuthenticationOk, the parameters, a key
-    and ReadyForQuery. It writes a LoginFailed's text as a FATAL ErrorResponse and closes.
+    The caller answers `Find`, and sends after the result: what was `said`, AuthenticationOk, the
+    parameters, a key and ReadyForQuery. It writes a LoginFailed's text as a FATAL ErrorResponse
+    and closes.
     """
     try:
         first, secured = yield from _first_packet(encryption.offered)
@@ -295,12 +306,18 @@ def client_login(
         raise LoginFailed(codes.PROTOCOL_VIOLATION, str(broken)) from None
 
 
+_PACKET: Final = Packet()
+_PACKET_OR_TLS: Final = Packet(or_tls=True)
+_PASSWORD: Final = Message(bytes([codes.PASSWORD]), "password response", codes.AUTH_LIMIT)
+_SASL: Final = Message(bytes([codes.PASSWORD]), "SASL response", codes.AUTH_LIMIT)
+
+
 def _first_packet(offered: bool) -> Dialogue[tuple[parse.Startup | CancelRequest, Secured | None]]:
     """Return the first packet that is no request for encryption, and what such a one led to."""
     asked: list[int] = []
     secured: Secured | None = None
     while True:
-        body: bytes = yield Packet(or_tls=offered and not asked)
+        body: bytes = yield _PACKET_OR_TLS if offered and not asked else _PACKET
         if not body:
             secured = yield StartTls(direct=True)
             if secured.alpn != ALPN:
@@ -336,33 +353,29 @@ def _wrong_password(user: str, cause: str) -> LoginFailed:
 
 def _check(
     user: str, account: Account, random: Random, key: bytes, keyring: scram.Keyring, bound: bytes
-) -> Dialogue[tuple[Method, Credential | None]]:
-    """Have the client prove who he is; return the method used and what it yields."""
+) -> Dialogue[tuple[Method, Credential | None, bytes]]:
+    """Have the client prove who he is; return the method used, what it yields, and last words."""
     secret = account.secret or None  # an empty password is none, as in PostgreSQL
-    kind = None if secret is None else passwords.kind_of(secret)
+    stored = None if secret is None else keyring.stored(secret)
     if account.check is not None:
         typed = yield from _check_elsewhere(user, account, account.check)
-        return account.method, typed
+        return account.method, typed, b""
     if account.method in ("trust", "cert", "peer"):  # the proof, if any, has been found already
-        return account.method, None if kind is passwords.Kind.SCRAM else secret
+        return account.method, secret if stored is None else None, b""
     if account.method == "password":
         typed = yield from _check_password(user, secret, key)
-        return "password", typed
-    if account.method == "md5" and kind is not passwords.Kind.SCRAM:
+        return "password", typed, b""
+    if account.method == "md5" and stored is None:
         yield from _check_md5(user, secret, random, key)
-        return "md5", secret
-    keys = yield from _check_scram(user, secret, random, key, keyring, bound)
-    return "scram-sha-256", secret if kind is passwords.Kind.PLAIN else keys
-
-
-def _from_client(awaited: str) -> Dialogue[bytes]:
-    answer: tuple[int, bytes] = yield Message(bytes([codes.PASSWORD]), awaited, codes.AUTH_LIMIT)
-    return answer[1]
+        return "md5", secret, b""
+    verifier, cause = _substitute(user, secret, key, keyring) if stored is None else (stored, "")
+    keys, said = yield from _check_scram(user, verifier, cause, random(scram.NONCE_SIZE), bound)
+    return "scram-sha-256", secret if stored is None else keys, said
 
 
 def _password() -> Dialogue[str]:
-    body = yield from _from_client("password response")
-    typed = parse.text(parse.password(body))
+    answer: tuple[int, bytes] = yield _PASSWORD
+    typed = parse.text(parse.password(answer[1]))
     if not typed:
         raise LoginFailed(codes.INVALID_PASSWORD, "empty password returned by client")
     return typed
@@ -397,18 +410,27 @@ def _check_md5(user: str, secret: str | None, random: Random, key: bytes) -> Dia
         raise _wrong_password(user, "no such user" if secret is None else "wrong password")
 
 
+# The flags that each mechanism may come with: a client that could bind but believes that we cannot
+# ("y") has been told so by somebody in between.
+_UNBOUND: Final = {scram.MECHANISM: ("n", "y")}
+_BOUND: Final = {scram.MECHANISM_PLUS: (scram.BINDS,), scram.MECHANISM: ("n",)}
+_UNBOUND_OFFER: Final = build.sasl_mechanisms(_UNBOUND)
+_BOUND_OFFER: Final = build.sasl_mechanisms(_BOUND)
+
+
 def _check_scram(
-    user: str, secret: str | None, random: Random, key: bytes, keyring: scram.Keyring, bound: bytes
-) -> Dialogue[scram.Keys | None]:
-    # The flags that each mechanism may come with: a client that could bind but believes that we
-    # cannot ("y") has been told so by somebody in between.
-    offer: dict[str, tuple[str, ...]] = {scram.MECHANISM: ("n", "y")}
-    if bound:
-        offer = {scram.MECHANISM_PLUS: (scram.BINDS,), scram.MECHANISM: ("n",)}
-    yield build.sasl_mechanisms(offer)
-    body = yield from _from_client("SASL response")
-    mechanism, response = parse.sasl_initial_response(body)
-    if mechanism not in offer:
+    user: str, verifier: scram.Verifier, cause: str, nonce: bytes, bound: bytes
+) -> Dialogue[tuple[scram.Keys | None, bytes]]:
+    """Return what the client has proven to have, and our own proof.
+
+    `cause` is why it cannot succeed, if it cannot: a client is not told before the end.
+    """
+    yield _BOUND_OFFER if bound else _UNBOUND_OFFER
+    offer = _BOUND if bound else _UNBOUND
+    answer: tuple[int, bytes] = yield _SASL
+    mechanism, response = parse.sasl_initial_response(answer[1])
+    flags = offer.get(mechanism)
+    if flags is None:
         raise Malformed("client selected an invalid SASL authentication mechanism")
     if bound and mechanism == scram.MECHANISM:
         if response[:1] == b"y":
@@ -418,24 +440,19 @@ def _check_scram(
                 "the client was not told that it could bind to our certificate",
             )
         bound = b""
-    verifier, cause = _verifier(user, secret, key, keyring)
-    exchange = scram.ServerExchange(verifier, random(scram.NONCE_SIZE), offer[mechanism], bound)
+    exchange = scram.ServerExchange(verifier, nonce, flags, bound)
     yield build.authentication(codes.AUTH_SASL_CONTINUE, exchange.first(response))
-    body = yield from _from_client("SASL response")
-    final = exchange.final(body)
+    answer = yield _SASL
+    final = exchange.final(answer[1])
     if final is None or cause:
         raise _wrong_password(user, cause or "wrong password")
-    yield build.authentication(codes.AUTH_SASL_FINAL, final)
-    return exchange.keys
+    return exchange.keys, build.authentication(codes.AUTH_SASL_FINAL, final)
 
 
-def _verifier(
+def _substitute(
     user: str, secret: str | None, key: bytes, keyring: scram.Keyring
 ) -> tuple[scram.Verifier, str]:
-    """Return the verifier to check against, and why that cannot succeed if it cannot."""
-    stored = None if secret is None else scram.parse_verifier(secret)
-    if stored is not None:
-        return stored, ""
+    """Return a verifier where none is stored, and why it cannot succeed if it cannot."""
     cause = ""
     if secret is None:
         cause = "no such user"

@@ -85,18 +85,21 @@ def first_packet(body: bytes) -> Startup | CancelRequest | EncryptionRequest:
         raise UnsupportedVersion(code)
     parameters: dict[str, str] = {}
     options: list[str] = []
-    at = 4
-    while True:
-        raw, at = _cstring(body, at)
-        if not raw:
+    strings = text(body[4:]).split("\0")
+    last = len(strings) - 1  # not terminated: empty, where the packet is whole
+    at = 0
+    while at < last and strings[at]:
+        if at + 1 == last:
             break
-        name = text(raw)
-        raw, at = _cstring(body, at)
+        name = strings[at]
         if name.startswith(_PROTOCOL_OPTION):
             options.append(name)
         else:
-            parameters[name] = text(raw)
-    if at != len(body):
+            parameters[name] = strings[at + 1]
+        at += 2
+    if at >= last or strings[at]:
+        raise Malformed("a string is not terminated")
+    if at + 1 != last or strings[last]:
         raise Malformed("invalid startup packet layout: expected terminator as last byte")
     return Startup(code & 0xFFFF, parameters, tuple(options))
 

@@ -14,8 +14,7 @@ import hmac
 import re
 import stringprep
 import unicodedata
-from base64 import b64decode, b64encode
-from binascii import Error as Base64Error
+from binascii import a2b_base64, b2a_base64
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Final
@@ -36,7 +35,6 @@ _VERIFIER: Final = re.compile(
     r"SCRAM-SHA-256\$([1-9][0-9]{0,8}):([A-Za-z0-9+/=]+)\$([A-Za-z0-9+/=]{44}):([A-Za-z0-9+/=]{44})"
 )
 _NONCE: Final = re.compile(r"[!-+\--~]+")  # printable ASCII but the comma
-_GS2: Final = re.compile(r"([^,]*),([^,]*),")
 
 
 # -- passwords
@@ -132,13 +130,15 @@ def derive_keys(password: str, salt: bytes, iterations: int = ITERATIONS) -> Key
 class Keyring:
     """Remembers what keys passwords have, the latest used `limit` of them: each costs 1.5 ms once.
 
-    Passwords that somebody typed do not belong here, but those of the configuration do, which
-    live in memory anyway; and the invented ones of users who do not exist, who must cost the same.
+    And as many verifiers that have been read. Passwords that somebody typed do not belong here, but
+    those of the configuration do, which live in memory anyway; and the invented ones of users who
+    do not exist, who must cost the same.
     """
 
-    def __init__(self, limit: int = 10_000) -> None:  # some 4 MB
+    def __init__(self, limit: int = 10_000) -> None:  # some 4 MB, and 4 of verifiers
         self._limit = limit
         self._known: OrderedDict[tuple[str, bytes, int], Keys] = OrderedDict()
+        self._read: dict[str, Verifier] = {}
         self.derived = 0
         """Derivations so far."""
 
@@ -154,6 +154,17 @@ class Keyring:
         else:
             self._known.move_to_end(name)
         return keys
+
+    def stored(self, secret: str) -> "Verifier | None":
+        """Return the verifier that a stored secret is; None: it is something else."""
+        found = self._read.get(secret)
+        if found is None:
+            found = parse_verifier(secret)
+            if found is not None:
+                if len(self._read) >= self._limit:
+                    self._read.clear()
+                self._read[secret] = found
+        return found
 
     def verifier(self, password: str, salt: bytes) -> "Verifier":
         """Return a password's verifier."""
@@ -226,13 +237,13 @@ def mock_password(key: bytes, user: str) -> str:
 
 
 def _base64(raw: bytes) -> str:
-    return b64encode(raw).decode("ascii")
+    return b2a_base64(raw, newline=False).decode("ascii")
 
 
 def _unbase64(text: str) -> bytes:
     try:
-        return b64decode(text, validate=True)
-    except (Base64Error, ValueError):
+        return a2b_base64(text, strict_mode=True)
+    except ValueError:  # also for what is not ASCII
         raise Malformed("malformed SCRAM message: invalid base64") from None
 
 
@@ -285,15 +296,15 @@ class ServerExchange:
     def first(self, message: bytes) -> bytes:
         """Take the client-first-message, return the server-first-message."""
         text = _text(message)
-        header = _GS2.match(text)
-        if header is None:
+        parts = text.split(",", 2)
+        if len(parts) < 3:
             raise Malformed("malformed SCRAM message: no GS2 header")
-        if header[1] not in self._flags:
+        flag, identity, bare = parts
+        if flag not in self._flags:
             raise Malformed("SCRAM channel binding negotiation error")
-        if header[2]:
+        if identity:
             raise Malformed("client uses authorization identity, but it is not supported")
-        self._header = header[0]
-        bare = text[header.end() :]
+        self._header = f"{flag},,"
         if bare.startswith("m="):
             raise Malformed("client requires an unsupported SCRAM extension")
         _, nonce = _attributes(bare, "nr")

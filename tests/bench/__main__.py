@@ -12,7 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 from tests.bench.report import machine, plot, table, write_json
@@ -24,27 +25,42 @@ from tests.tls.certificates import Authority
 SETTINGS: dict[str, str | int] = {"max_connections": 400, "shared_buffers": "256MB"}
 
 
-def _start(stack: ExitStack, postgres: Postgres, folder: Path, auth: str) -> list[Subject]:
-    """Start all that can be started; say what cannot."""
-    pair = Authority(folder).issue("127.0.0.1", ["127.0.0.1"])
-    found = [Subject("direct", postgres.port, 0, postgres.sql("SHOW server_version")[0][0])]
+class _Starter:
+    """Starts those who are compared, each in a folder of its own."""
 
-    def own(name: str) -> Path:
-        path = folder / f"{auth}-{name}"
-        path.mkdir()
-        path.chmod(0o755)
-        return path
+    def __init__(self, postgres: Postgres, folder: Path) -> None:
+        self._postgres = postgres
+        self._folder = folder
+        self._pair = Authority(folder).issue("127.0.0.1", ["127.0.0.1"])
 
-    starts = [
-        pgbouncer(postgres, own("pgbouncer"), pair, SERVERS, auth),
-        *(ours(postgres, own(str(c)), pair, SERVERS, auth, compiled=c) for c in (False, True)),
-    ]
-    for start in starts:
-        try:
-            found.append(stack.enter_context(start))
-        except Missing as missing:
-            print(f"not there: {missing}", file=sys.stderr)
-    return found
+    def start(
+        self,
+        name: str,
+        database: Mapping[str, object] | None = None,
+        *,
+        auth: str = "trust",
+        **settings: object,
+    ) -> AbstractContextManager[Subject]:
+        """Return one of them, to be entered; Missing."""
+        own = Path(tempfile.mkdtemp(dir=self._folder, prefix=f"{name}-"))
+        own.chmod(0o755)
+        if name == "pgbouncer":
+            return pgbouncer(self._postgres, own, self._pair, SERVERS, auth)
+        compiled = name == "compiled"
+        return ours(
+            self._postgres, own, self._pair, SERVERS, auth, compiled, database or {}, **settings
+        )
+
+    def start_all(self, stack: ExitStack, auth: str) -> list[Subject]:
+        """Start all that can be started; say what cannot."""
+        version = self._postgres.sql("SHOW server_version")[0][0]
+        found = [Subject("direct", self._postgres.port, 0, version)]
+        for name in ("pgbouncer", "interpreted", "compiled"):
+            try:
+                found.append(stack.enter_context(self.start(name, auth=auth)))
+            except Missing as missing:
+                print(f"not there: {missing}", file=sys.stderr)
+        return found
 
 
 def _measure(bench: Bench, words: list[str]) -> list[Result]:
@@ -90,9 +106,10 @@ def main() -> None:
         subprocess.run(made, check=True, capture_output=True)
         postgres.sql("CREATE UNLOGGED TABLE bench_copy (text text)", db="bench")
         postgres.sql(f"ALTER TABLE bench_copy OWNER TO {USER}", db="bench")
-        trusted = _start(stack, postgres, folder, "trust")
-        proven = _start(stack, postgres, folder, "scram-sha-256")
-        bench = Bench(postgres.bin_dir, folder, scale, trusted, proven)
+        starter = _Starter(postgres, folder)
+        trusted = starter.start_all(stack, "trust")
+        proven = starter.start_all(stack, "scram-sha-256")
+        bench = Bench(postgres.bin_dir, folder, scale, trusted, proven, starter.start, postgres.pid)
         results = _measure(bench, asked.only)
         about = {
             "machine": machine(),

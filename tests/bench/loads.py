@@ -46,17 +46,26 @@ class Run:
 
 
 def pgbench(
-    bin_dir: Path, subject: Subject, arguments: Sequence[str], seconds: float, folder: Path
+    bin_dir: Path,
+    subject: Subject,
+    arguments: Sequence[str],
+    seconds: float,
+    folder: Path,
+    watched: int = 0,
 ) -> Run:
-    """Run pgbench; `-l` in `arguments` has latencies kept."""
+    """Run pgbench; `-l` in `arguments` has latencies kept.
+
+    CPU is that of the process `watched`, by default of the subject's.
+    """
+    watched = watched or subject.pid
     for old in folder.glob("pgbench_log.*"):
         old.unlink()
     command = [str(bin_dir / "pgbench"), "-n", "-T", str(max(1, round(seconds))), *arguments]
-    before = cpu_seconds(subject.pid) if subject.pid else 0.0
+    before = cpu_seconds(watched) if watched else 0.0
     done = subprocess.run(
         [*command, subject.url()], cwd=folder, capture_output=True, text=True, timeout=LIMIT
     )
-    cpu = cpu_seconds(subject.pid) - before if subject.pid else 0.0
+    cpu = cpu_seconds(watched) - before if watched else 0.0
     if done.returncode:
         raise Missing(f"pgbench: {done.stderr.strip().splitlines()[-1]}")
     return parsed(done.stdout, cpu, sorted(_latencies(folder)))

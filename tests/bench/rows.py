@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,10 +43,15 @@ class Bench:
     """Clients log in without a password."""
     proven: list[Subject]
     """Clients log in with SCRAM."""
+    start: Callable[..., AbstractContextManager[Subject]]
+    """Gives another one of a name; settings of its database, and of the whole, may follow."""
+    postmaster: int
+    """PostgreSQL's first process."""
 
-    def pgbench(self, subject: Subject, *arguments: str) -> Run:
+    def pgbench(self, subject: Subject, *arguments: str, watched: int = 0) -> Run:
         """Run it for as long as the scale says."""
-        return pgbench(self.bin_dir, subject, arguments, self.scale.seconds, self.folder)
+        seconds = self.scale.seconds
+        return pgbench(self.bin_dir, subject, arguments, seconds, self.folder, watched)
 
 
 @dataclass
@@ -183,17 +188,16 @@ def _tail(of: Callable[[Run], float]) -> Callable[[Bench], Values]:
 
 
 def _held(query: bool) -> Callable[[Bench], Values]:
-    """Memory per client, in kilobytes, of many that came in one after the other."""
+    """Memory per client, in kilobytes, of many that come to a process that has had none."""
 
     def measure(bench: Bench) -> Values:
         values = {}
-        for subject in bench.trusted:
-            if not subject.pid:
-                continue
-            before = memory(subject.pid)
-            with crowd(subject, bench.scale.idle, query):
-                grown = memory(subject.pid) - before
-            values[subject.name] = grown / bench.scale.idle / 1000
+        for name in [subject.name for subject in bench.trusted if subject.pid]:
+            with bench.start(name) as subject:
+                before = memory(subject.pid)
+                with crowd(subject, bench.scale.idle, query):
+                    grown = memory(subject.pid) - before
+            values[name] = grown / bench.scale.idle / 1000
         return values
 
     return measure
@@ -239,9 +243,32 @@ def _growth(bench: Bench) -> Values:
     return {name: most[name] / value for name, value in fewest.items()}
 
 
-def _unavailable(why: str) -> Callable[[Bench], Values]:
+def _workers(bench: Bench) -> Values:
+    """CPU of a transaction with two workers, all processes together, in that with one."""
+    values = {}
+    own = [s for s in bench.trusted if s.name in ("interpreted", "compiled")]
+    for one in own:
+        with bench.start(one.name, workers=2) as two:
+            two.name = "two"
+            costs = _alternating(bench, [one, two], lambda s: _cost(bench.pgbench(s, *_SELECT)))
+        values[one.name] = costs["two"] / costs[one.name]
+    return values
+
+
+def _cached(of: Callable[[Run], float | None], *, watch: bool) -> Callable[[Bench], Values]:
+    """Unnamed statements, which ours serves from its cache; `watch`: it is PostgreSQL's CPU."""
+
     def measure(bench: Bench) -> Values:
-        raise Missing(why)
+        with ExitStack() as stack:
+            subjects = [s for s in bench.trusted if s.name in ("direct", "pgbouncer")]
+            for name in ("interpreted", "compiled"):
+                if any(subject.name == name for subject in bench.trusted):
+                    cached = bench.start(name, {"statement_cache": "unnamed"})
+                    subjects.append(stack.enter_context(cached))
+            watched = bench.postmaster if watch else 0
+            arguments = (*_SELECT, "-M", "extended")
+            run = lambda s: of(bench.pgbench(s, *arguments, watched=watched))  # noqa: E731
+            return _alternating(bench, subjects, run)
 
     return measure
 
@@ -291,7 +318,12 @@ ROWS = (
     Row("CPU with a SET in 16 / with none", "", _with_set, "<= 1.3 of itself"),
     Row("CPU with the most clients / the fewest", "", _growth, "<= 1.3 of itself"),
     Row(
-        "CPU per transaction, two workers / one", "",
-        _unavailable("not measured yet: workers are not part of this benchmark"), "<= 1.1",
+        "throughput, extended, statement cache", "/s",
+        _cached(of=_rate, watch=False), "> 1.0", lower_is_better=False,
     ),
+    Row(
+        "CPU of PostgreSQL per transaction, extended, statement cache", "us",
+        _cached(of=_cost, watch=True), "< direct",
+    ),
+    Row("CPU per transaction, two workers / one", "", _workers, "<= 1.1 of itself"),
 )  # fmt: skip

@@ -1,5 +1,6 @@
 """What is measured: PostgreSQL directly, PgBouncer, and the pooler in both of its builds."""
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -7,9 +8,9 @@ import sys
 import tarfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from types import MappingProxyType
 
 from pooler.embedded import free_port
 from tests.support.pooler import Pooler
@@ -23,6 +24,7 @@ PGBOUNCER = "POOLER_BENCH_PGBOUNCER"
 """Names another PgBouncer than the one that is installed."""
 CLIENTS = 11_000
 """Connections that each is to let in."""
+_NOTHING: Mapping[str, object] = MappingProxyType({})
 _CPU_CLOCK = 2  # CPUCLOCK_SCHED of linux/posix-timers.h: a process's CPU time, in nanoseconds
 
 
@@ -30,9 +32,24 @@ class Missing(Exception):
     """What cannot be measured here, and why."""
 
 
+def family(pid: int) -> list[int]:
+    """A process, and those that it has started: a pooler's workers, PostgreSQL's backends."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(int(child) for child in children)]
+
+
 def cpu_seconds(pid: int) -> float:
-    """CPU time of a process so far, all its threads, user and system."""
-    return time.clock_gettime((~pid << 3) | _CPU_CLOCK)
+    """CPU time of a process and its children so far, those that have ended too; user and system."""
+    seconds = _ended(pid)
+    for each in family(pid):
+        with contextlib.suppress(OSError):  # it has ended since
+            seconds += time.clock_gettime((~each << 3) | _CPU_CLOCK)
+    return seconds
+
+
+def _ended(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
 
 
 def memory(pid: int) -> int:
@@ -71,7 +88,7 @@ def _pgbouncer_path() -> str:
     return path
 
 
-@contextmanager
+@contextlib.contextmanager
 def pgbouncer(
     postgres: Postgres, folder: Path, pair: Pair, size: int, auth: str
 ) -> Iterator[Subject]:
@@ -157,7 +174,7 @@ class _Built(Pooler):
     command = (sys.executable, "-P", "-m", "pooler")  # -P: not the package of this folder
 
 
-@contextmanager
+@contextlib.contextmanager
 def ours(
     postgres: Postgres,
     folder: Path,
@@ -165,28 +182,33 @@ def ours(
     size: int,
     auth: str,
     compiled: bool,
-    settings: Mapping[str, object] | None = None,
+    database: Mapping[str, object] = _NOTHING,
+    **settings: object,
 ) -> Iterator[Subject]:
-    """The pooler, with everything on that is on by default, and its metrics."""
+    """The pooler, with everything on that is on by default, and its metrics.
+
+    `database` and `settings` are added to what the configuration says of it, and as a whole.
+    """
     name = "compiled" if compiled else "interpreted"
-    database = {
+    target = {
         "host": "127.0.0.1",
         "port": postgres.port,
         "dbname": "bench",
         "password": PASSWORDS[USER],
         "pool_size": size,
         "min_pool_size": size,
-        **(settings or {}),
+        **database,
     }
     config = {
         "listen": {"host": "127.0.0.1", "port": 0},
         "tls": {"cert_file": str(pair.cert), "key_file": str(pair.key)},
         "auth": {"type": auth},
         "users": {USER: {"password": verifier(postgres)}},
-        "databases": {"bench": database},
+        "databases": {"bench": target},
         "limits": {"max_client_connections": CLIENTS},
         "metrics": {"listen": "127.0.0.1:0"},
         "logging": {"format": "json", "log_connections": False, "log_disconnections": False},
+        **settings,
     }
     pooler = _Built(config, folder, environment={"PYTHONPATH": str(build(compiled))})
     pooler.start()

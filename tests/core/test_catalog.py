@@ -168,6 +168,25 @@ def test_a_scan_that_fails_is_told_once() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (row("f", 1, "x" * 70_000), "a message is too long"),
+        ([b"f", b"one", b"1", b"f", b"", b""], "a strange answer: invalid literal"),
+        ([b"f", b"1", b"1", b"f", b"not hex", b""], "a strange answer: non-hexadecimal"),
+    ],
+    ids=["too long", "no number", "no hex"],
+)
+def test_a_server_that_answers_nonsense_is_no_bug(answer: list[bytes], said: str) -> None:
+    world, app = world_with()
+    world.catalog = [[answer]]
+    app.ask("select 1")
+    world.wait(0.2)
+    (told,) = [event for event in world.events if event.startswith("catalog failed: ")]
+    assert told.removeprefix("catalog failed: ").startswith(said)
+    assert app.ask("select 2") == "row 2, ready"
+
+
 def test_what_was_done_before_the_scan_is_looked_at() -> None:
     world, app = world_with()
     app.ask("select mutex()")

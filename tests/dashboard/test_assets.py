@@ -72,12 +72,11 @@ CSS = (STATIC / "app.css").read_text()
 
 
 def _themes() -> dict[str, dict[str, str]]:
-    blocks = re.findall(r":root[^{]*\{([^}]*)\}", CSS)
-    found = [dict(re.findall(r"--([\w-]+): (#\w+);", block)) for block in blocks]
-    light, by_system, by_choice = found
-    assert by_system == by_choice
-    assert light.keys() == by_choice.keys()
-    return {"light": light, "dark": by_choice}
+    pairs = re.findall(r"--([\w-]+): light-dark\((#\w+), (#\w+)\);", CSS)
+    return {
+        "light": {name: light for name, light, _ in pairs},
+        "dark": {name: dark for name, _, dark in pairs},
+    }
 
 
 def _luminance(colour: str) -> float:

@@ -1,16 +1,18 @@
-"""Many clients in one process: each asks questions that have one answer, and checks it.
+"""Many clients in a process of their own, whose parent watches what happens meanwhile.
 
-`python -m tests.support.crowd` reads a Plan as JSON from its standard input and writes a Tally; the
-parent watches the server meanwhile. Written for speed: a raw protocol on uvloop, logins by trust.
+The child reads a Plan as JSON from a line of its standard input and writes a Tally in the end; see
+`work` and `at_work`. Written for speed: a raw protocol on uvloop, logins by trust.
 """
 
 import asyncio
 import json
-import random
 import struct
+import subprocess
 import sys
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import uvloop
 
@@ -19,25 +21,28 @@ from tests.support import rawclient as raw
 
 @dataclass
 class Plan:
-    """What the crowd does."""
+    """Where clients go; subclasses say what they do."""
 
     host: str
     port: int
     user: str
     database: str
-    clients: int
-    seconds: float
     seed: int = 0
 
 
 @dataclass
 class Tally:
-    """What it saw; `faults` is what must not be."""
+    """What they saw; `faults` is what must not be."""
 
     answers: int = 0
     errors_wanted: int = 0
     logins: int = 0
+    told: int = 0
+    """Notifications."""
     faults: list[str] = field(default_factory=list)
+
+
+P = TypeVar("P", bound=Plan)
 
 
 class Connection:
@@ -46,6 +51,10 @@ class Connection:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
+
+    def send(self, data: bytes) -> None:
+        """Send."""
+        self._writer.write(data)
 
     async def ask(self, data: bytes) -> list[raw.Message]:
         """Send, and read up to the next ReadyForQuery."""
@@ -68,83 +77,55 @@ class Connection:
         await self._writer.wait_closed()
 
 
-async def connect(host: str, port: int, user: str, database: str) -> Connection:
+async def connect(host: str, port: int, user: str, database: str, **startup: str) -> Connection:
     """Log in where that takes no password."""
-    reader, writer = await asyncio.open_connection(host, port)
-    connection = Connection(reader, writer)
-    await connection.ask(raw.startup_packet({"user": user, "database": database}))
+    connection = Connection(*await asyncio.open_connection(host, port))
+    packet = raw.startup_packet({"user": user, "database": database, **startup})
+    await connection.ask(packet)
     return connection
 
 
-def _check(messages: list[raw.Message], *wanted: bytes | None) -> str:
-    """What is wrong with the answers, in order: a value, or None for a division by zero."""
-    found: list[bytes | None] = []
-    for kind, body in messages:
-        if kind == b"D":
-            found += raw.data_row(body)
-        elif kind == b"E":
-            fields = raw.error_fields(body)
-            if fields["C"] != "22012":
-                return f"{fields}"
-            found.append(None)
-    return "" if found == list(wanted) else f"wanted {wanted}, got {found}"
+def work(kind: type[P], act: Callable[[P], Coroutine[Any, Any, Tally]]) -> None:
+    """Be the child: do the plan of standard input."""
+    plan: dict[str, Any] = json.loads(sys.stdin.readline())
+    print(json.dumps(asdict(uvloop.run(act(kind(**plan))))), flush=True)
 
 
-async def _converse(connection: Connection, dice: random.Random, tag: str) -> tuple[str, int]:
-    """One exchange of a random sort: what was wrong with it, and how many errors were wanted."""
-    word = tag.encode()
-    simple = raw.query(f"SELECT '{tag}'")
-    extended = raw.parse("SELECT $1::text") + raw.bind([word]) + raw.execute()
-    match dice.randrange(6):
-        case 0 | 1:
-            return _check(await connection.ask(simple), word), 0
-        case 2:
-            return _check(await connection.ask(extended + raw.sync()), word), 0
-        case 3:
-            wrong = _check(await connection.ask(raw.query("BEGIN")))
-            wrong = wrong or _check(await connection.ask(simple), word)
-            wrong = wrong or _check(await connection.ask(extended + raw.sync()), word)
-            return wrong or _check(await connection.ask(raw.query("COMMIT"))), 0
-        case 4:
-            failing = raw.query(f"SELECT '{tag}'; SELECT 1/0")
-            return _check(await connection.ask(failing), word, None), 1
-        case _:
-            return _check(await connection.ask(extended + extended + raw.sync()), word, word), 0
+class Crowd:
+    """The child, to its parent."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self._process = process
+
+    @property
+    def busy(self) -> bool:
+        """Whether it still goes on."""
+        return self._process.poll() is None
+
+    def expect(self, word: str) -> None:
+        """Wait for a line that it writes."""
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == f"{word}\n"
+
+    def finish(self) -> Tally:
+        """Wait for its end, told to it by a line; AssertionError when it saw what must not be."""
+        output, _ = self._process.communicate("end\n", timeout=60)
+        assert self._process.returncode == 0
+        tally = Tally(**json.loads(output))
+        assert tally.faults == []
+        return tally
 
 
-async def _member(plan: Plan, number: int, tally: Tally, end: float) -> None:
-    dice = random.Random(plan.seed * 100_000 + number)
-    clock = asyncio.get_running_loop().time
-    while clock() < end:
-        connection = await connect(plan.host, plan.port, plan.user, plan.database)
-        tally.logins += 1
-        for round_ in range(dice.randrange(20, 200)):
-            if clock() >= end:
-                break
-            wrong, errors = await _converse(connection, dice, f"{number}-{round_}")
-            tally.answers += 1
-            tally.errors_wanted += errors
-            if wrong:
-                tally.faults.append(f"client {number}: {wrong}")
-                return
-        await connection.close()
-
-
-async def _crowd(plan: Plan) -> Tally:
-    tally = Tally()
-    end = asyncio.get_running_loop().time() + plan.seconds
-    members = (_member(plan, number, tally, end) for number in range(plan.clients))
-    for outcome in await asyncio.gather(*members, return_exceptions=True):
-        if outcome is not None:
-            tally.faults.append(repr(outcome))
-    return tally
-
-
-def main() -> None:
-    """Do the plan of standard input."""
-    plan: dict[str, Any] = json.load(sys.stdin)
-    print(json.dumps(asdict(uvloop.run(_crowd(Plan(**plan))))))
-
-
-if __name__ == "__main__":
-    main()
+@contextmanager
+def at_work(module: str, plan: Plan) -> Iterator[Crowd]:
+    """A child that does this plan."""
+    with subprocess.Popen(
+        [sys.executable, "-m", module], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        try:
+            process.stdin.write(json.dumps(asdict(plan)) + "\n")
+            process.stdin.flush()
+            yield Crowd(process)
+        finally:
+            process.kill()

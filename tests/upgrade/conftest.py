@@ -1,19 +1,16 @@
 """Poolers that are replaced by their successors."""
 
-import json
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.crowd import Tally, at_work
 from tests.support.pooler import Config, merged
 from tests.upgrade.line import Line, adopt_orphans
-from tests.upgrade.sessions import Plan, Tally
+from tests.upgrade.sessions import Plan
 
 StartLine = Callable[..., Line]
 
@@ -66,25 +63,6 @@ def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Any:
 def sessions(line: Line, **plan: Any) -> Iterator[Callable[[], Tally]]:
     """Many sessions at work; calling what it gives ends them, and judges what they saw."""
     where = {"host": line.host, "port": line.port, "user": "app", "database": "app"}
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.upgrade.sessions"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(json.dumps(asdict(Plan(**{**where, **plan}))) + "\n")
-        process.stdin.flush()
-        try:
-            assert process.stdout.readline() == "ready\n"
-
-            def finish() -> Tally:
-                output, _ = process.communicate("end\n", timeout=60)
-                tally = Tally(**json.loads(output))
-                assert tally.faults == []
-                return tally
-
-            yield finish
-        finally:
-            process.kill()
+    with at_work("tests.upgrade.sessions", Plan(**{**where, **plan})) as started:
+        started.expect("ready")
+        yield started.finish

@@ -1,49 +1,32 @@
 """Many sessions in one process, each with state of its own that it checks all the time.
 
-`python -m tests.upgrade.sessions` reads a Plan as JSON from a line of its standard input, says
-"ready" when all have begun, and goes on until a second line comes; then it writes a Tally.
+`python -m tests.upgrade.sessions` says "ready" when all have begun, and goes on until a line comes.
 """
 
 import asyncio
 import contextlib
-import json
 import random
-import struct
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
 import psycopg
-import uvloop
 
+from tests.support import crowd
 from tests.support import rawclient as raw
+from tests.support.crowd import Connection, Tally, connect, work
 
 
 @dataclass
-class Plan:
-    """Who does what."""
+class Plan(crowd.Plan):
+    """How many of each kind."""
 
-    host: str
-    port: int
-    user: str
-    database: str
     raw: int = 160
     psycopg: int = 20
     asyncpg: int = 20
     listeners: int = 0
-    seed: int = 0
-
-
-@dataclass
-class Tally:
-    """What they saw; `faults` is what must not be."""
-
-    answers: int = 0
-    newcomers: int = 0
-    told: int = 0
-    faults: list[str] = field(default_factory=list)
 
 
 class _Wrong(Exception):
@@ -54,36 +37,26 @@ Check = Callable[[], bool]
 
 
 class _Raw:
-    """The least of a client, which sends in pieces."""
+    """A connection that sends in pieces, fails at an error, and keeps what it is notified of."""
 
-    def __init__(self, plan: Plan, dice: random.Random) -> None:
-        self._plan = plan
+    def __init__(self, connection: Connection, dice: random.Random) -> None:
+        self._connection = connection
         self._dice = dice
         self.notifications: list[bytes] = []
-
-    async def connect(self) -> None:
-        self._reader, self._writer = await asyncio.open_connection(self._plan.host, self._plan.port)
-        await self.ask(
-            raw.startup_packet(
-                {
-                    "user": self._plan.user,
-                    "database": self._plan.database,
-                    "options": "-c extra_float_digits=2",
-                }
-            )
-        )
+        self.hear = connection.hear
+        self.close = connection.close
 
     async def ask(self, data: bytes, replies: int = 1) -> list[raw.Message]:
         """Send, sometimes in two pieces; read up to so many ReadyForQuerys."""
         if self._dice.random() < 0.2 and len(data) > 2:
             cut = self._dice.randrange(1, len(data))
-            self._writer.write(data[:cut])
+            self._connection.send(data[:cut])
             await asyncio.sleep(self._dice.random() * 0.02)
             data = data[cut:]
-        self._writer.write(data)
+        self._connection.send(data)
         messages: list[raw.Message] = []
         while replies:
-            message = await self.read()
+            message = await self.hear()
             if message[0] == b"E":
                 raise _Wrong(f"error {raw.error_fields(message[1])}")
             if message[0] == b"A":
@@ -93,15 +66,11 @@ class _Raw:
             replies -= message[0] == b"Z"
         return messages
 
-    async def read(self) -> raw.Message:
-        header = await self._reader.readexactly(5)
-        size = struct.unpack("!i", header[1:])[0]
-        return header[:1], await self._reader.readexactly(size - 4)
 
-    async def close(self) -> None:
-        self._writer.write(raw.terminate())
-        self._writer.close()
-        await self._writer.wait_closed()
+async def _connect(plan: Plan, dice: random.Random) -> _Raw:
+    options = "-c extra_float_digits=2"
+    connection = await connect(plan.host, plan.port, plan.user, plan.database, options=options)
+    return _Raw(connection, dice)
 
 
 def _expect(messages: list[raw.Message], *wanted: bytes) -> None:
@@ -114,8 +83,7 @@ async def _raw_session(
     plan: Plan, number: int, tally: Tally, begun: asyncio.Event, go_on: Check
 ) -> None:
     dice = random.Random(plan.seed * 10_000 + number)
-    client = _Raw(plan, dice)
-    await client.connect()
+    client = await _connect(plan, dice)
     me = f"raw{number}"
     await client.ask(raw.query(f"SET application_name = '{me}'"))
     await client.ask(raw.query(f"SET crowd.me = '{me}'"))
@@ -207,11 +175,10 @@ async def _newcomers(plan: Plan, tally: Tally, go_on: Check) -> None:
     """Connect all the time: nobody may be refused."""
     dice = random.Random(plan.seed)
     while go_on():
-        client = _Raw(plan, dice)
-        await client.connect()
+        client = await _connect(plan, dice)
         _expect(await client.ask(raw.query("SELECT 'new'")), b"new")
         await client.close()
-        tally.newcomers += 1
+        tally.logins += 1
         await asyncio.sleep(0.01)
 
 
@@ -220,8 +187,7 @@ async def _listener(
 ) -> None:
     """Hear every notification once, in order."""
     dice = random.Random(plan.seed * 10_000 + number)
-    client = _Raw(plan, dice)
-    await client.connect()
+    client = await _connect(plan, dice)
     await client.ask(raw.query("LISTEN news"))
     begun.set()
     last = 0
@@ -229,7 +195,7 @@ async def _listener(
         if number % 2:  # some ask now and then, some only listen
             _expect(await client.ask(raw.query("SELECT 1")), b"1")
         with contextlib.suppress(TimeoutError):
-            kind, body = await asyncio.wait_for(client.read(), 0.3)
+            kind, body = await asyncio.wait_for(client.hear(), 0.3)
             if kind != b"A":
                 raise _Wrong(f"message {kind!r} {body!r}")
             client.notifications.append(body)
@@ -248,8 +214,7 @@ _SENT = [0, 0]
 
 
 async def _notifier(plan: Plan, go_on: Check) -> None:
-    client = _Raw(plan, random.Random(plan.seed))
-    await client.connect()
+    client = await _connect(plan, random.Random(plan.seed))
     while go_on():
         _SENT[0] += 1
         await client.ask(raw.query(f"NOTIFY news, '{_SENT[0]}'"))
@@ -304,11 +269,5 @@ async def _run(plan: Plan) -> Tally:
     return tally
 
 
-def main() -> None:
-    """Do the plan of standard input."""
-    plan: dict[str, Any] = json.loads(sys.stdin.readline())
-    print(json.dumps(asdict(uvloop.run(_run(Plan(**plan))))), flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    work(Plan, _run)

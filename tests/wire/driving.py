@@ -4,7 +4,7 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
-from pooler.wire.logins import Account, Dialogue, Find, Secured, StartTls, Taken
+from pooler.wire.logins import Account, Dialogue, Find, Login, Secured, StartTls, Taken
 
 KEY = b"the key that mock salts hang on"
 
@@ -40,6 +40,8 @@ class Side:
             self.request = self.dialogue.send(answer)
         except StopIteration as end:
             self.result, self.done = end.value, True
+            if isinstance(end.value, Login):
+                self.outbox += end.value.said
         except Exception as error:
             self.error, self.done = error, True
 
@@ -67,7 +69,7 @@ class Side:
             else:
                 assert isinstance(request, Taken)
                 try:
-                    taken = request.take(self.inbox)
+                    taken = request.take(bytes(self.inbox))
                 except Exception as error:
                     self.dialogue.close()
                     self.error, self.done = error, True

@@ -283,6 +283,21 @@ def test_a_keyring_derives_once() -> None:
     assert "pencil" not in repr(ring) + repr(dir(ring))
 
 
+def test_a_keyring_reads_a_verifier_once() -> None:
+    ring = scram.Keyring(limit=2)
+    texts = [scram.derive_verifier("pencil", bytes([salt]), 2).format() for salt in range(3)]
+    first = ring.stored(texts[0])
+    assert first == scram.parse_verifier(texts[0])
+    assert ring.stored(texts[0]) is first
+    for text in texts[1:]:
+        ring.stored(text)
+    again = ring.stored(texts[0])  # more than the limit: all are forgotten
+    assert again == first
+    assert again is not first
+    for other in ("pencil", "", passwords.md5_secret("pencil", "bob")):
+        assert ring.stored(other) is None
+
+
 def test_what_a_client_proves_logs_in_with_the_same_verifier() -> None:
     server = ServerExchange(VERIFIER, OTHER_NONCE)
     assert server.keys is None

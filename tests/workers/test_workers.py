@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import sys
 import threading
 import time
 import urllib.request
@@ -18,7 +19,7 @@ import psycopg
 import pytest
 
 from tests.conftest import RunWithConfig
-from tests.support.pooler import Pooler
+from tests.support.pooler import Config, Pooler
 from tests.support.postgres import PASSWORDS, Postgres
 from tests.support.waiting import wait_until
 
@@ -328,3 +329,22 @@ def test_what_people_see_is_one_pooler(
         pooler.wait_for_log(30, event="worker restarted")
         assert json.loads(get("/healthz"))["status"] == "ok"
         assert 0 < json.loads(get(f"/api/clients?database={database}"))["total"] < 12
+
+
+class _WithOptions(Pooler):
+    command = (sys.executable, "-X", "utf8", "-m", "pooler")
+
+
+def test_workers_are_run_by_the_same_python(default_config: Config, tmp_path: Path) -> None:
+    """With its options, and from the same place: a worker of another build would be slow, say."""
+    pooler = _WithOptions({**default_config, "workers": 2}, tmp_path)
+    pooler.start()
+    try:
+        own = Path(f"/proc/{pooler.pid}/cmdline").read_bytes().split(b"\0")[:5]
+        assert own[1:3] == [b"-X", b"utf8"]
+        pids = worker_pids(pooler)
+        assert len(pids) == 2
+        for pid in pids:
+            assert Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:5] == own
+    finally:
+        pooler.close()

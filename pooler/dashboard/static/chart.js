@@ -7,7 +7,14 @@ import { KEPT } from "./store.js";
 const HEIGHT = 148;
 const cursor = uPlot.sync("pooler");
 
-const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+// A canvas knows no variables: the colour that something of the page would have now.
+const colour = (name) => {
+  const probe = document.body.appendChild(document.createElement("i"));
+  probe.style.color = `var(--${name})`;
+  const found = getComputedStyle(probe).color;
+  probe.remove();
+  return found;
+};
 
 // Properties: title, note, time, lines [{label, colour, values, fill, dash}], format, top.
 // Filled lines that are given the same `stack` lie on each other, the first at the bottom.
