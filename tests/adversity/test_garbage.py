@@ -209,8 +209,12 @@ def test_a_message_that_is_only_announced(shared: Pooler) -> None:
         client.close()
 
 
-def test_a_long_pipeline_unread(shared: Pooler, database: str) -> None:
-    with login(shared, database) as client:
+@pytest.mark.parametrize("statistics", ["off", "on"])
+def test_a_long_pipeline_unread(
+    run_with_config: RunWithConfig, database: str, statistics: str
+) -> None:
+    pooler = run_with_config(queries={"statistics": statistics})
+    with login(pooler, database) as client:
         one = rawclient.bind([b"7"]) + rawclient.execute() + rawclient.sync()
         client.send(rawclient.parse("SELECT $1::int", "", [23]) + one)
         client.read_until()
@@ -224,7 +228,7 @@ def test_a_long_pipeline_unread(shared: Pooler, database: str) -> None:
             while sent < 33:
                 client.socket.sendall(burst)
                 sent += 1
-        client.socket.settimeout(10)
+        client.socket.settimeout(30)
         if sent == 33:
             for _ in range(33_000):
                 assert rawclient.kinds(client.read_until()) == b"2DCZ"

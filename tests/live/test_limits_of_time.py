@@ -72,7 +72,8 @@ def test_transaction_timeout(shared_pooler: SharedPooler, login: Login) -> None:
 def test_idle_in_transaction_timeout(
     shared_pooler: SharedPooler, login: Login, postgres: Postgres
 ) -> None:
-    pooler = shared_pooler(users={"alice": {"idle_in_transaction_timeout": 0.3}})
+    limits = {"idle_in_transaction_timeout": 0.3, "pool_size": 1}
+    pooler = shared_pooler(users={"alice": limits})
     client, other = login("alice", at=pooler), login("app", at=pooler)
     other.query("BEGIN")
     client.query("BEGIN")
