@@ -22,6 +22,7 @@ from tests.conftest import RunWithConfig
 from tests.support.pooler import Config, Pooler
 from tests.support.postgres import PASSWORDS, Postgres
 from tests.support.waiting import wait_until
+from tests.workers.spread import everywhere
 
 Row = tuple[Any, ...]
 
@@ -176,7 +177,7 @@ def test_worker_that_dies_costs_its_own_clients_only(
     database = make_database()
     pooler = run_with_config(workers=2, databases={"*": {"pool_size": 3}})
     with ExitStack() as stack:
-        clients = [stack.enter_context(pooler.connect(dbname=database)) for _ in range(10)]
+        clients = everywhere(pooler, stack, 10, workers=2, dbname=database)
         for client in clients:
             client.execute("SELECT 1")
         victim = worker_pids(pooler)[0]
@@ -310,7 +311,7 @@ def test_what_people_see_is_one_pooler(
             return text
 
     with ExitStack() as stack:
-        clients = [stack.enter_context(pooler.connect(dbname=database)) for _ in range(12)]
+        clients = everywhere(pooler, stack, 12, workers=3, dbname=database)
         for client in clients:
             client.execute("SELECT 1")
         view = json.loads(get(f"/api/clients?database={database}"))
