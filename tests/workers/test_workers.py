@@ -4,6 +4,8 @@ import json
 import os
 import re
 import signal
+import socket
+import subprocess
 import sys
 import threading
 import time
@@ -17,6 +19,7 @@ from typing import Any
 
 import psycopg
 import pytest
+import yaml
 
 from tests.conftest import RunWithConfig
 from tests.support.pooler import Config, Pooler
@@ -255,6 +258,22 @@ def test_supervisor_that_is_killed_takes_its_workers_along(
         client.execute("SELECT 1")
         pooler.kill()
         wait_until(lambda: not any(_lives(pid) for pid in pids))
+
+
+def test_worker_whose_supervisor_is_killed_while_it_starts(
+    default_config: Config, tmp_path: Path
+) -> None:
+    path = tmp_path / "pooler.yaml"
+    path.write_text(yaml.safe_dump(default_config))
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        command = [sys.executable, "-m", "pooler", "run", str(path), "--worker", "0/2"]
+        file = theirs.fileno()
+        worker = subprocess.Popen([*command, str(file)], pass_fds=[file])
+        theirs.close()
+        ours.settimeout(60)
+        assert b"here" in ours.recv(1000)
+    assert worker.wait(60) == 1
 
 
 def _lives(pid: int) -> bool:
