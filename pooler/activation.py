@@ -14,6 +14,8 @@ FIRST: Final = 3
 """SD_LISTEN_FDS_START."""
 METRICS: Final = "metrics"
 
+NO_ACTIVATION: Final = "several workers listen on sockets of their own: not on those of systemd"
+
 Given = dict[str, list[socket.socket]]
 """Sockets by the name that they have been given, `METRICS` or any other."""
 

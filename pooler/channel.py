@@ -59,6 +59,7 @@ class Channel:
         self._loop = asyncio.get_running_loop()
         self._received = bytearray()
         self._files: deque[int] = deque()
+        self._reading_on = False
         self._unsent: deque[tuple[bytes, Sequence[int]]] = deque()
         self._unsent_size = 0
         self._calls: dict[int, asyncio.Future[Any]] = {}
@@ -143,6 +144,16 @@ class Channel:
 
     # -- in
 
+    def _read_on(self) -> None:
+        """Read until nothing is left, in turns with others.
+
+        When the other end was closed with something unread, libuv stops to look at ours: its end
+        comes behind what it said last, and nobody would tell us.
+        """
+        self._reading_on = False
+        if not self.closed:
+            self._read()
+
     def _read(self) -> None:
         try:
             data, files, _, _ = socket.recv_fds(
@@ -157,6 +168,9 @@ class Channel:
         if not data:
             self._fail()
             return
+        if not self._reading_on:
+            self._reading_on = True
+            self._loop.call_soon(self._read_on)
         self._received += data
         at = 0
         received = self._received

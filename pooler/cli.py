@@ -17,6 +17,7 @@ import uvloop
 
 import pooler
 from pooler import activation, ctl, healthcheck, importer, openfiles, top
+from pooler.activation import NO_ACTIVATION
 from pooler.config import Config, ConfigError, Overrides, json_schema, load
 from pooler.handover import VARIABLE
 from pooler.handover.taker import Taker
@@ -138,21 +139,19 @@ async def _serve(options: argparse.Namespace) -> int:
     taker = Taker(socket.socket(fileno=int(file))) if file else None
     try:
         config = read()
-        if config.workers > 1 and taker is not None:
-            raise OSError("a pooler with several workers cannot take over: restart it")
+        activated = activation.sockets(os.environ)
+        if config.workers > 1 and activated:
+            raise OSError(NO_ACTIVATION)
     except (ConfigError, OSError) as error:
         if taker is not None:
             await taker.refuse("; ".join(problems_of(error)))
         raise
-    activated = activation.sockets(os.environ)
-    if config.workers > 1 and activated:
-        raise OSError("several workers listen on sockets of their own: not on those of systemd")
     if config.workers > 1:
         from pooler.workers.supervisor import Supervisor
 
         started_by = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv) + 1]  # -m pooler, say
         command = (sys.executable, *started_by, *options.given, "--worker")
-        return await Supervisor(read, config, command).run()
+        return await Supervisor(read, config, command, taker).run()
     service = Service(read, config, taker, activated)
     gc.freeze()  # what is there now is there for ever: the collector need not look at it again
     await service.run()

@@ -40,6 +40,7 @@ from pooler.core.server import Server
 from pooler.core.settings import Route
 from pooler.dialer import Dialer
 from pooler.greeter import Greeter
+from pooler.handover import Kind
 from pooler.handover.giver import left_behind
 from pooler.handover.taker import Taker
 from pooler.handover.upgrades import Upgrades
@@ -125,7 +126,6 @@ class Service(Observer):
         )
         self._end = End()
         if taker is not None:
-            taker.begin(self)
             self._listener.owner = False  # for now
         self._activate(activated)
         # now
@@ -184,7 +184,17 @@ class Service(Observer):
     def client_opened(self, client: Client) -> None:
         """Have it move at once, if there is an upgrade."""
         self.upgrades.depart(client)
+        self.upgrades.counted(client.database, client.user)
         super().client_opened(client)
+
+    def client_closed(self, client: Client, reason: CloseReason, text: str) -> None:
+        """Tell the upgrade under way."""
+        self.upgrades.counted(client.database, client.user)
+        super().client_closed(client, reason, text)
+
+    def client_moved(self, database: str, user: str) -> None:
+        """A client is another process's now."""
+        self.upgrades.counted(database, user)
 
     def connect_failed(self, pool: Pool, host: str, error: ServerFault) -> None:
         """Ask anew for a password that the server refuses: it may have changed."""
@@ -260,8 +270,7 @@ class Service(Observer):
     def hold(self) -> None:
         """Have every pool do as `router.holds` says, also those of a process that we replace."""
         self.router.hold()
-        if self.upgrades.taker is not None:
-            self.upgrades.taker.hold()
+        self.upgrades.hold()
 
     async def do(self, command: Command, *arguments: Any, tell: Tell | None = None) -> None:
         """Give a command of `admin.commands`, which may `tell` something meanwhile."""
@@ -331,7 +340,7 @@ class Service(Observer):
         try:
             await either(self._end.changed, self.upgrades.replaced)
             if not self.stopping:
-                self.stop()
+                self._end.want(Stop.SERVERS, None)
             await self._drain()
         finally:
             for task in tasks[1:]:
@@ -365,9 +374,10 @@ class Service(Observer):
 
     async def open(self, config: Config) -> None:
         """Listen, for clients, for Prometheus, and for those who operate the pooler."""
-        taker = self.upgrades.taker
-        if taker is not None:
+        taker, heir = self.upgrades.taker, self.upgrades.heir
+        if taker is not None and heir is not None:
             await taker.may_prepare()
+            heir.welcomed()
             self._activate(taker.activated())
             if taker.overlay:
                 self.overlay = taker.overlay
@@ -563,16 +573,22 @@ class Service(Observer):
 
     # -- an upgrade
 
-    def open_sockets(self) -> tuple[list[tuple[tuple[str, ...], int]], list[int]]:
-        """Return what we listen on: what for and how many, and their descriptors."""
-        found = [(address[:3], sockets) for address, sockets in self._listener.sockets.items()]
+    def open_sockets(self) -> list[tuple[Kind, list[int]]]:
+        """Return what we listen on: what for, and the descriptors."""
+        found: list[tuple[Kind, list[socket.socket]]] = [
+            ((address[0], address[1], address[2]), sockets)
+            for address, sockets in self._listener.sockets.items()
+        ]
+        found.append((self.metrics_kind, self._metrics.sockets))
+        return [(kind, [sock.fileno() for sock in sockets]) for kind, sockets in found]
+
+    @property
+    def metrics_kind(self) -> Kind:
+        """What kind of sockets those of Prometheus are."""
         metrics = self.config.metrics.address
-        if metrics is not None:
-            found.append(((METRICS, metrics[0], str(metrics[1])), self._metrics.sockets))
-        else:  # systemd's, if any
-            found.append(((METRICS, SYSTEMD, ""), self._metrics.sockets))
-        kinds = [(kind, len(sockets)) for kind, sockets in found]
-        return kinds, [sock.fileno() for _, sockets in found for sock in sockets]
+        if metrics is None:  # systemd's, if any
+            return METRICS, SYSTEMD, ""
+        return METRICS, metrics[0], str(metrics[1])
 
     async def suspend(self) -> None:
         """Accept nobody for a moment, or ever again."""
@@ -583,16 +599,20 @@ class Service(Observer):
     async def resume(self) -> None:
         """Be what we were before `suspend`."""
         await self._listener.resume(self.config)
+        await self.resume_operation()
+        self._apply(self.config)
+
+    async def resume_operation(self) -> None:
+        """Serve those who operate the pooler again."""
         kept, self._kept = self._kept, []
         before, self._metrics = self._metrics, MetricsServer(self)
         await before.close()
         await self._metrics.open(self.config, kept)
         await self._admin.open(self.config.admin.socket)
-        self._apply(self.config)
 
     def taken_over(self) -> None:
         """The process before this one has gone."""
-        self.upgrades.taker = None
+        self.upgrades.over()
 
     # -- the end
 

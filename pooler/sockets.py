@@ -151,6 +151,43 @@ def tcp_sockets(host: str, port: int, *, reuse_port: bool) -> list[socket.socket
     return sockets
 
 
+def spread(sockets: list[socket.socket], count: int) -> list[list[socket.socket]]:
+    """Return sockets that listen for each of `count` processes on each of their addresses; OSError.
+
+    Where there are too few on an address, others are bound; where there are more, a process gets
+    several: closing one would refuse those who wait on it.
+    """
+    groups: list[list[socket.socket]] = [[] for _ in range(count)]
+    alike: dict[object, list[socket.socket]] = {}
+    for sock in sockets:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        alike.setdefault(sock.getsockname(), []).append(sock)
+    for same in alike.values():
+        while len(same) < count:
+            same.append(_another(same[0]))
+        for number, sock in enumerate(same):
+            groups[number % count].append(sock)
+    return groups
+
+
+def _another(sock: socket.socket) -> socket.socket:
+    """Return another socket of the same address."""
+    address = sock.getsockname()
+    other = socket.socket(sock.family, socket.SOCK_STREAM)
+    try:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if sock.family == socket.AF_INET6:
+            other.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        with _naming(f"{address[0]}:{address[1]}"):
+            other.bind(address)
+        other.setblocking(False)
+    except BaseException:
+        other.close()
+        raise
+    return other
+
+
 def set_access(path: str, mode: int, group: str) -> None:
     """Set who may connect to a unix socket; OSError."""
     if group:

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import pytest
+import uvloop
 
 from pooler.channel import MESSAGE_LIMIT, Channel, ChannelLost, Handler
 from pooler.core.errors import PoolerError
@@ -40,6 +41,24 @@ def run(scene: Callable[..., Coroutine[Any, Any, None]], **handlers: Handler) ->
             pair.close()
 
     asyncio.run(play())
+
+
+def test_the_end_is_seen_of_one_that_left_something_unread() -> None:
+    """With libuv, which tells of nothing more after such an end."""
+
+    async def play() -> None:
+        ours, theirs = socket.socketpair()
+        lost = asyncio.Event()
+        heard: list[str] = []
+        channel = Channel(ours, {"hello": heard.append}, lost.set)
+        channel.tell("unread")
+        body = json.dumps([0, "hello", "there"]).encode()
+        theirs.sendall(struct.pack("!IB", len(body), 0) + body)
+        theirs.close()
+        await asyncio.wait_for(lost.wait(), 10)
+        assert heard == ["there"]
+
+    uvloop.run(play())
 
 
 def test_calls_are_answered_in_any_order() -> None:

@@ -148,6 +148,15 @@ class Budget:
                 self._remove(worker, name, pool)
         self._serve_all(pool)
 
+    def adopt(self, worker: int, name: PoolName, report: Report) -> None:
+        """Leave a worker what it has, which another budget has allotted."""
+        if report.count or report.want:
+            pool = self._pools.setdefault(name, _Pool(self._limits(name)))
+            share = pool.shares[worker] = Share(
+                held=report.count, want=report.want, wait=report.wait, fixed=report.fixed
+            )
+            self._allot(_Place(name, pool, worker, share), report.count)
+
     def left(self, worker: int) -> None:
         """Take back all that a worker had: it has ended."""
         for name, pool in list(self._pools.items()):

@@ -6,7 +6,7 @@ stands in line (`hungry`) for the place that this frees.
 """
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pooler.core.budget import Report
 
@@ -32,6 +32,27 @@ class Gauge:
     def full(self) -> bool:
         """True when no more may be opened."""
         return bool(self.limit) and self.count >= self.limit
+
+
+class Elsewhere:
+    """Clients that another process has and that count with ours: by kind of limit, and name."""
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[str, str], int] = {}
+
+    def take(self, counts: list[tuple[str, str, int]]) -> None:
+        """Go by new numbers of some of them; an empty list: there is no other process any more."""
+        if not counts:
+            self._counts.clear()
+        for kind, name, count in counts:
+            if count:
+                self._counts[kind, name] = count
+            else:
+                self._counts.pop((kind, name), None)
+
+    def count(self, kind: str, name: str) -> int:
+        """Return how many there are under a limit ("", "": in all)."""
+        return self._counts.get((kind, name), 0)
 
 
 class ServerGauge(Gauge):
@@ -101,6 +122,9 @@ class ServerGauge(Gauge):
             pool.wake()
 
 
+_UNTOLD: Final = (-1, -1, -1)
+
+
 class Allotment(ServerGauge):
     """What this worker may have of one pool, where several workers have one budget.
 
@@ -126,9 +150,14 @@ class Allotment(ServerGauge):
         return self.count - self.leaving > self.limit
 
     def allot(self, limit: int, round_: int) -> None:
-        """Go by another allotment: give up what is idle and above it, or open what is wanted."""
+        """Go by another allotment: give up what is idle and above it, or open what is wanted.
+
+        The budget has to hear of it, even if nothing comes of it: it counts what it has taken back
+        as this worker's until then.
+        """
         self.limit = limit
         self.round = round_
+        self._told = _UNTOLD
         for pool in self.pools:
             while self.over and pool.idle:
                 pool.give_up_oldest()

@@ -15,7 +15,7 @@ from pooler.core.cancel import CancelKeys
 from pooler.core.client import Client
 from pooler.core.errors import ClientFault, CloseReason, PoolerError
 from pooler.core.holds import Holds, Scope
-from pooler.core.limits import Gauge, ServerGauge
+from pooler.core.limits import Elsewhere, Gauge, ServerGauge
 from pooler.core.peer import Transport
 from pooler.core.pool import Pool
 from pooler.core.settings import PoolSettings, Route, Target
@@ -52,6 +52,7 @@ class Router:
         self._server_gauges: dict[tuple[str, str], ServerGauge] = {}
         self._idents = 0
         self._stride = 1
+        self.elsewhere = Elsewhere()
         self.closed = False  # nobody is admitted any more
         self.ending: tuple[PoolerError, CloseReason] | None = None
 
@@ -62,7 +63,8 @@ class Router:
 
     def number_from(self, ident: int) -> None:
         """Give only numbers above this one."""
-        self._idents = max(self._idents, ident)
+        steps = (ident - self._idents) // self._stride
+        self._idents += max(0, steps) * self._stride
 
     def ident(self) -> int:
         """Return the next number for a client or server."""
@@ -264,8 +266,9 @@ class Router:
         replication = _replication(parameters.get("replication", ""))
         wants = session.from_startup(parameters)
         gauges = self._client_gauges_of(route)
-        for gauge in gauges:
-            if gauge.full:
+        keys = (("", ""), ("database", database), ("user", user))
+        for gauge, key in zip(gauges, keys, strict=True):
+            if gauge.limit and gauge.count + self.elsewhere.count(*key) >= gauge.limit:
                 raise ClientFault(
                     codes.TOO_MANY_CONNECTIONS, f"no more connections allowed ({gauge.name})"
                 )
@@ -275,6 +278,16 @@ class Router:
         if route.target.user == user:
             pool.learn(credential)
         return self._admitted(transport, name, pool, self.ident(), route, minor, wants, gauges)
+
+    def client_counts(self, *names: str) -> list[tuple[str, str, int]]:
+        """Return how many clients there are in all ("", ""), of databases, of users.
+
+        With a database and a user, only of these.
+        """
+        gauges = self._client_gauges
+        keys = zip(("database", "user"), names, strict=True) if names else gauges
+        counts = [(*key, gauges[key].count if key in gauges else 0) for key in keys]
+        return [("", "", self.clients.count), *counts]
 
     def readmit(
         self,

@@ -2,37 +2,25 @@
 
 Up to `serve` nothing has changed but that connections wait in the kernel for a moment; from then
 on clients move one by one. If the successor goes, at any time, what it has not acknowledged is
-taken back, and this process listens and serves again.
+taken back, and this process listens and serves again. What is given, and how, the `Estate` knows.
 """
 
 import asyncio
-import contextlib
 import logging
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Sequence
+from typing import Any, Final, Protocol
 
 import pooler
 from pooler import logs
-from pooler.channel import Channel, ChannelLost
-from pooler.core import moving
+from pooler.channel import FILES_LIMIT, Channel, ChannelLost
 from pooler.core.errors import PoolerError
-from pooler.core.peer import MOVING
-from pooler.core.settings import PoolMode
-from pooler.handover import FORMAT, VARIABLE
-from pooler.handover.channels import Channels
-from pooler.handover.secrets import packed_credential
-from pooler.handover.shares import Shares, name_of
+from pooler.handover import FORMAT, VARIABLE, Kind
 from pooler.notify import notify
 from pooler.wire import codes
-
-if TYPE_CHECKING:
-    from pooler.core.client import Client
-    from pooler.core.pool import Pool
-    from pooler.service import Service
 
 START_LIMIT: Final = 60.0
 """Seconds in which a successor has to be ready."""
@@ -40,13 +28,8 @@ START_LIMIT: Final = 60.0
 LAST_WORDS: Final = 10.0
 """Seconds that a successor which does not serve has to end by itself."""
 
-WINDOW: Final = 256
-"""Clients on their way at once, not acknowledged yet."""
-
 IDENT_GAP: Final = 100_000
 """Numbers left to this process for those who are logging in while it ends."""
-
-_LOOK: Final = 0.05  # seconds
 
 
 class UpgradeFailed(PoolerError):
@@ -56,29 +39,70 @@ class UpgradeFailed(PoolerError):
         super().__init__(codes.OBJECT_NOT_IN_PREREQUISITE_STATE, text, detail)
 
 
+class Estate(Protocol):
+    """What a pooler has to give: one process, or several workers.
+
+    A `source` is the number of one of its processes, which only it understands.
+    """
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the pooler is to end."""
+
+    def begin(self, giver: "Giver") -> None:
+        """Be given by this giver."""
+
+    async def offer(self) -> tuple[dict[str, Any], list[tuple[Kind, list[int]]]]:
+        """Return what a successor needs to prepare: plain data, and descriptors that listen."""
+
+    async def suspend(self) -> dict[str, Any]:
+        """Accept nobody, share all places; return what a successor needs to serve."""
+
+    async def resume(self) -> tuple[int, int]:
+        """Be as before; return how many clients are lost, and how many were taken back."""
+
+    async def leave(self) -> bool:
+        """Move every client that can be, until there is nothing left to do here.
+
+        False: the successor has gone (`lost`), or this pooler is stopping.
+        """
+
+    def lost(self) -> None:
+        """The successor has gone."""
+
+    def took(self, source: int, ident: int) -> None:
+        """A client is the successor's."""
+
+    def allot(self, source: int, name: list[str], limit: int, round_: int) -> None:
+        """Go by what the budget allots."""
+
+    def cancel(self, pid: int, secret: str) -> None:
+        """Do what the successor was asked for, whose client it is not."""
+
+    def hold(self, holds: list[list[Any]]) -> None:
+        """Pause, or go on, as the successor has been told to."""
+
+    def stop(self) -> None:
+        """End, as the successor has been told to."""
+
+
 class Giver:
     """One upgrade."""
 
-    def __init__(self, service: "Service") -> None:
-        self._service = service
-        self.shares = Shares(service.router, lambda news: self._channel.tell("report", news))
+    def __init__(self, estate: Estate) -> None:
+        self.estate = estate
+        estate.begin(self)
         self.moving = False  # the successor serves
-        self.moved = 0
         self.pid = 0
         self._process: subprocess.Popen[bytes]
         self._channel: Channel
         self._here = asyncio.Event()  # the successor has said hello
-        self._lost = asyncio.Event()
+        self._lost = False
         self.suspended = False  # listens no more, and shares its places
-        self._packer = moving.Packer()
-        self._statements: dict[int, moving.Packed] = {}
-        self._due: dict[Client, None] = {}  # perhaps at rest, in this order
-        self._channels = Channels(
-            lambda *what: self._channel.tell("follow", *what), self._listeners_soon
-        )
-        self._later: set[Client] = set()  # not at rest, for a reason whose end nobody reports
-        self._transit: dict[int, tuple[asyncio.Transport, moving.Packed]] = {}
-        self._scheduled = False
+
+    def tell(self, name: str, *arguments: Any, files: Sequence[int] = ()) -> None:
+        """Tell the successor."""
+        self._channel.tell(name, *arguments, files=files)
 
     # -- the successor
 
@@ -98,7 +122,7 @@ class Giver:
             raise UpgradeFailed(text, "Its last lines in the log say why.") from None
         except PoolerError as error:  # it ends by itself, and says so in the log
             self._channel.close()
-            self._lost.set()
+            self._lost = True
             await self._give_up()
             text = f"the new process could not take over: {error.text}"
             raise UpgradeFailed(text, error.detail) from error
@@ -121,17 +145,16 @@ class Giver:
                 stdin=subprocess.DEVNULL,
             )
         self.pid = self._process.pid
+        estate = self.estate
         self._channel = Channel(
             ours,
             {
                 "hello": self._hello,
-                "took": self._took,
-                "allot": lambda name, limit, round_: self.shares.allot(
-                    name_of(name), limit, round_
-                ),
-                "cancel": self._service.cancel_with,
-                "hold": self._hold,
-                "stop": self._service.stop,
+                "took": estate.took,
+                "allot": estate.allot,
+                "cancel": estate.cancel,
+                "hold": estate.hold,
+                "stop": estate.stop,
             },
             self._gone,
         )
@@ -145,54 +168,33 @@ class Giver:
             )
         self._here.set()
 
-    def _hold(self, holds: list[list[Any]]) -> None:
-        """Pause, or go on, as the successor has been told to."""
-        self._service.router.holds.take(holds, self._service.now())
-        self._service.router.hold()
-
     def _gone(self) -> None:
-        self._lost.set()
+        self._lost = True
         self._here.set()
+        self.estate.lost()
 
     async def _agree(self) -> None:
         """Lead the successor to where it serves."""
-        service = self._service
         await self._here.wait()
-        sockets, files = service.open_sockets()
-        welcome = {
-            "version": pooler.__version__,
-            "pid": os.getpid(),
-            "idents": service.router.idents + IDENT_GAP,
-            "slot": service.router.keys.slot,
-            "sockets": sockets,
-            "holds": service.router.holds.packed(service.now()),
-            "overlay": [[list(path), value] for path, value in service.overlay.items()],
-        }
-        await self._channel.call("prepare", welcome, files=files, within=None)
+        welcome, sockets = await self.estate.offer()
+        for kind, files in sockets:
+            for start in range(0, len(files), FILES_LIMIT):
+                self._channel.tell("sockets", kind, files=files[start : start + FILES_LIMIT])
+        welcome |= {"version": pooler.__version__, "pid": os.getpid()}
+        await self._channel.call("prepare", welcome, within=None)
         self.suspended = True
-        await service.suspend()
-        self.shares.adopt()
-        await self._channel.call("serve", self._pools(), within=None)
-
-    def _pools(self) -> list[dict[str, Any]]:
-        return [
-            {
-                "name": name,
-                "count": pool.total,
-                "want": pool.use()[0],
-                "learnt": packed_credential(pool.learnt),
-                "welcome": None if pool.welcome is None else dict(pool.welcome),
-            }
-            for name, pool in self._service.router.pools.items()
-        ]
+        estate = await self.estate.suspend()
+        await self._channel.call("serve", estate, within=None)
 
     async def _give_up(self) -> int:
         """Be rid of a successor that does not serve, and go on as before; return its status."""
-        if not self._lost.is_set():
+        if not self._lost:
             self._process.kill()
         self._channel.close()
         status = await asyncio.to_thread(self._wait)
-        await self._resume()
+        if self.suspended:
+            self.suspended = False
+            await self.estate.resume()
         return status
 
     def _wait(self) -> int:
@@ -203,166 +205,42 @@ class Giver:
             self._process.kill()
             return self._process.wait()
 
-    async def _resume(self) -> None:
-        """Listen again, with all places."""
-        if self.suspended:
-            self.suspended = False
-            self.shares.release()
-            await self._service.resume()
-
     def cancel(self, pid: int, secret: bytes) -> None:
         """Ask the successor whether it holds this client."""
         self._channel.tell("cancel", pid, secret.hex())
 
-    # -- clients
+    # -- the rest of this process's life
 
-    async def move_all(self) -> bool:
-        """Move every client that can be, until none is left or the time is over.
+    async def leave(self) -> bool:
+        """Have clients move, until nothing is left to do here.
 
         False: the successor has gone, and all is as before; or this process is stopping.
         """
-        service = self._service
-        for pool in list(service.router.pools.values()):
-            for client in list(pool.clients):
-                if can_move(client):
-                    pool.hand_over(client, pool)
-        timeout = service.config.upgrade.timeout
-        end = service.now() + timeout if timeout else float("inf")
-        while not (self._lost.is_set() or service.stopping):
-            left = service.router.clients.count + len(self._transit) + service.logging_in
-            if not left or service.now() >= end:
-                return True
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._lost.wait(), _LOOK)
-            later, self._later = self._later, set()
-            for client in later:
-                self.soon(client)
-        if not service.stopping:
+        done = await self.estate.leave()
+        if not done and not self.estate.stopping:
             await self._take_back()
-        return False
-
-    def waits(self, clients: "Iterable[Client]") -> None:
-        """Hear that somebody may be waiting in a pool."""
-        if self.moving:
-            for client in clients:
-                self.soon(client)
-
-    def soon(self, client: "Client") -> None:
-        """Move a client when what is going on is over, if it is at rest then."""
-        if self.moving and can_move(client):
-            self._due[client] = None
-            self._schedule()
-
-    def _schedule(self) -> None:
-        if not self._scheduled and self._due and len(self._transit) < WINDOW:
-            self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._move_due)
-
-    def _move_due(self) -> None:
-        self._scheduled = False
-        while self._due and len(self._transit) < WINDOW and not self._lost.is_set():
-            client = next(iter(self._due))
-            del self._due[client]
-            if not client.closed:
-                self._try(client)
-
-    def _try(self, client: "Client") -> None:
-        transport: Any = client.transport
-        if client.server is not None or client.asked is not None:
-            client.next_pool = client.pool  # when its transaction is over
-        elif (
-            moving.at_rest(client)
-            and not transport.is_closing()
-            and not transport.get_write_buffer_size()
-        ):
-            self._move(client, transport)
-        else:
-            self._later.add(client)
-
-    def _listeners_soon(self, pool: "Pool") -> None:
-        for client in list(pool.clients):
-            if client.listening:
-                self.soon(client)
-
-    def _move(self, client: "Client", transport: Any) -> None:
-        heard = self._channels.position(client)
-        if heard is None:  # the successor does not hear its channels yet
-            return
-        client.brake(MOVING)  # what it sends from here on, the successor reads
-        for statement in self._packer.statements(client):
-            self._statements[statement["number"]] = statement
-            self._channel.tell("statement", statement)
-        packed = self._packer.pack(client, heard)
-        file = transport.get_extra_info("socket").fileno()
-        try:
-            self._channel.tell("client", packed, files=[file])
-        except OSError:  # too many open files, which will be fewer
-            client.unbrake(MOVING)
-            self._later.add(client)
-            return
-        client.pool.depart(client)
-        transport.set_protocol(_Departed())
-        self._transit[client.ident] = transport, packed
-
-    def _took(self, ident: int) -> None:
-        """The client is the successor's: let go of our descriptor, which ends no connection."""
-        transport, _ = self._transit.pop(ident)
-        transport.close()
-        self.moved += 1
-        self._schedule()
+        return done
 
     async def _take_back(self) -> None:
         """The successor has gone, and with it the clients that it had acknowledged."""
-        router = self._service.router
-        self.moving = False
+        self.moving = self.suspended = False
         self._process.kill()  # there must not be two
         status = await asyncio.to_thread(self._wait)
+        lost, taken_back = await self.estate.resume()
         logs.event(
             logging.ERROR,
             "the new process has gone",
             pid=self.pid,
             status=status,
-            lost=self.moved,
-            taken_back=len(self._transit),
+            lost=lost,
+            taken_back=taken_back,
         )
-        await self._resume()
-        self._channels.end()
         notify(f"MAINPID={os.getpid()}", "READY=1")
-        for pool in router.pools.values():
-            for client in pool.clients:
-                if client.next_pool is pool:
-                    client.next_pool = None
-        transit, self._transit = self._transit, {}
-        for transport, packed in transit.values():
-            try:
-                client = moving.unpack(router, transport, packed, self._statements)
-            except PoolerError as error:
-                transport.write(error.response())
-                transport.close()
-                continue
-            transport.set_protocol(client)  # type: ignore[arg-type]  # a protocol by shape
-            client.braked |= MOVING
-            moving.arrive(client, packed)
-            client.unbrake(MOVING)
 
     def close(self) -> None:
         """Tell the successor that all places are its own now."""
         self._channel.tell("done")
         self._channel.close()
-
-
-class _Departed(asyncio.Protocol):
-    """What is left of a client on its way: nothing is read, and its end is the successor's."""
-
-
-def can_move(client: "Client") -> bool:
-    """Return whether a client can ever move, if its connection lives so long."""
-    return (
-        not client.internal
-        and not client.pool.single_use
-        and client.transport.get_extra_info("tls") is None
-        and not (client.server is not None and client.mode is PoolMode.SESSION)
-    )
 
 
 def left_behind() -> PoolerError:

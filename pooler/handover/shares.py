@@ -1,25 +1,30 @@
-"""What each pool of one process may have while two processes have one budget (`core.budget`).
+"""What each pool of one process may have where several processes have one budget (`core.budget`).
 
-The new process keeps the budget; both report to it what their pools have and want, and go by what
-it allots. So PostgreSQL never sees more than `pool_size`, nor more than the limits across pools.
+One of them keeps the budget, in an upgrade the new one, among workers the supervisor; all report
+to it what their pools have and want, and go by what it allots. So PostgreSQL never sees more than
+`pool_size`, nor more than the limits across pools.
 """
 
 import asyncio
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import astuple, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from pooler.core.budget import PoolName
+from pooler.core.budget import NO_LIMITS, Limits, PoolName, Report
 from pooler.core.limits import Allotment
+from pooler.core.routes import AUTH
+from pooler.core.settings import Route
+from pooler.handover.secrets import packed_credential
 
 if TYPE_CHECKING:
+    from pooler.config import Config
     from pooler.core.routes import Router
 
 SOON: Final = 0.002
 """Seconds within which what happens to an allotment is told in one message."""
 
 News = list[Any]
-"""Of one pool: its name, the round of its allotment, what it has, wants, and how long it waits."""
+"""Of one pool: its name, the round of its allotment, and the parts of a `Report`."""
 
 
 class Shares:
@@ -30,6 +35,8 @@ class Shares:
         self._tell = tell
         self._allotments: dict[PoolName, Allotment] = {}
         self._reporting = False
+        self.silent = False
+        """Nothing is reported: there is no budget yet."""
 
     def allotment(self, name: PoolName) -> Allotment:
         """Return what this pool may have; nothing, until the budget says otherwise."""
@@ -43,8 +50,23 @@ class Shares:
             # those who stay are served; nothing is kept warm for others
             pool.settings = replace(pool.settings, min_pool_size=0, reserve_pool_size=0)
             allotment = self.allotment(name)
-            pool.limit_by(allotment)
+            if pool not in allotment.pools:
+                pool.limit_by(allotment)
             allotment.allot(0, 0)
+
+    def packed(self, source: int) -> list[dict[str, Any]]:
+        """Return what another process has to know of each pool; `source` is our number to it."""
+        return [
+            {
+                "source": source,
+                "name": name,
+                "count": pool.total,
+                "want": pool.use()[0],
+                "learnt": packed_credential(pool.learnt),
+                "welcome": None if pool.welcome is None else dict(pool.welcome),
+            }
+            for name, pool in self._router.pools.items()
+        ]
 
     def release(self) -> None:
         """Go by no allotment any more."""
@@ -62,11 +84,13 @@ class Shares:
     def report(self) -> None:
         """Tell the budget what it does not know yet."""
         self._reporting = False
+        if self.silent:
+            return
         news: list[News] = []
         for name, allotment in list(self._allotments.items()):
             report = allotment.report()
             if report is not None:
-                news.append([name, allotment.round, report.count, report.want, report.wait])
+                news.append([name, allotment.round, *astuple(report)])
             elif allotment.forgotten:
                 del self._allotments[name]
         if news:
@@ -78,6 +102,32 @@ class Shares:
         if allotment is not None:
             allotment.allot(limit, round_)
             self.short(allotment)
+
+
+def read(news: News) -> tuple[PoolName, int, Report]:
+    """Return of one pool its name, the round of its allotment, and what is reported."""
+    name, answers, *report = news
+    return name_of(name), answers, Report(*report)
+
+
+def limits_of(config: "Config", name: PoolName) -> Limits:
+    """Return what the processes of a pool may have of it together."""
+    route = route_of(config, name)
+    if route is None:
+        return NO_LIMITS
+    pool = route.pool
+    groups = (
+        ("servers", config.limits.max_server_connections),
+        (f"database {route.database}", pool.max_db_server_connections),
+        (f"user {route.target.user}", pool.max_user_server_connections),
+    )
+    return Limits(pool.pool_size, pool.reserve_pool_size, pool.reserve_pool_timeout, groups)
+
+
+def route_of(config: "Config", name: PoolName) -> Route | None:
+    """Return where the clients of a pool go; None: nowhere, it is no longer configured."""
+    database, user, kind = name
+    return (config.auth_route if kind == AUTH else config.resolve)(database, user)
 
 
 def name_of(raw: Iterable[str]) -> PoolName:

@@ -1,20 +1,18 @@
-"""The upgrades of one process: the one that it came by, and the one by which it goes.
+"""What a service asks of the upgrades that it came by, and goes by, and tells them.
 
-What the service asks of either goes through here; between upgrades there is nothing to ask.
+Between upgrades there is nothing to ask.
 """
 
 import asyncio
-import logging
-import os
 import socket
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from pooler import logs
 from pooler.core.budget import PoolName
-from pooler.core.errors import PoolerError
 from pooler.core.limits import Allotment
-from pooler.handover.giver import Giver, UpgradeFailed
+from pooler.handover.estate import ServiceEstate
+from pooler.handover.heir import ServiceHeir
 from pooler.handover.shares import Shares
+from pooler.handover.succession import Succession
 from pooler.handover.taker import Taker
 
 if TYPE_CHECKING:
@@ -22,76 +20,20 @@ if TYPE_CHECKING:
     from pooler.core.pool import Pool
     from pooler.service import Service
 
-CONTAINER: Final = 1
-"""The process id whose end is that of everything beside it."""
 
-
-class Upgrades:
+class Upgrades(Succession):
     """Those of one service."""
 
     def __init__(self, service: "Service", taker: Taker | None) -> None:
+        super().__init__(taker, lambda: service.router.clients.count)
         self._service = service
-        self._asking: asyncio.Task[None] | None = None
-        self._leaving: asyncio.Task[None] | None = None
-        self.taker = taker  # until the process before has gone
-        self.giver: Giver | None = None  # since the process after was asked for
-        self.replaced = asyncio.Event()
-        """Nothing is left to do here: another process has taken over."""
+        self._estate: ServiceEstate | None = None
+        self.heir = ServiceHeir(service, taker) if taker is not None else None
 
-    @property
-    def handed_over(self) -> bool:
-        """Whether another process is the pooler now."""
-        return self.giver is not None and self.giver.moving
-
-    # -- asked for
-
-    def ask(self) -> None:
-        """Start a successor, of whose failure the log tells: SIGUSR2."""
-        self._asking = asyncio.get_running_loop().create_task(self._ask())
-
-    async def _ask(self) -> None:
-        try:
-            await self.start()
-        except PoolerError as error:
-            logs.event(
-                logging.ERROR, "upgrade failed", message=error.text, detail=error.detail or None
-            )
-
-    async def start(self) -> int:
-        """Start a successor; return its process id once it serves. UpgradeFailed: there is none."""
-        service = self._service
-        if self.taker is not None:
-            raise UpgradeFailed(
-                f"an upgrade is under way: process {self.taker.pid} still has clients",
-                "They leave by themselves, or when its upgrade.timeout is over.",
-            )
-        if self.giver is not None:
-            raise UpgradeFailed(f"an upgrade is under way, to process {self.giver.pid}")
-        if service.router.ending is not None:
-            raise UpgradeFailed("the pooler is shutting down")
-        if os.getpid() == CONTAINER:
-            raise UpgradeFailed(
-                "the first process of a container cannot be replaced",
-                "Replace the container: with peers configured, cancel requests find their client.",
-            )
-        giver = self.giver = Giver(service)
-        logs.event(logging.INFO, "upgrading", clients=service.router.clients.count)
-        try:
-            pid = await giver.start()
-        except BaseException:
-            self.giver = None
-            raise
-        logs.event(logging.INFO, "replaced", successor=pid)
-        self._leaving = asyncio.get_running_loop().create_task(self._leave(giver))
-        return pid
-
-    async def _leave(self, giver: Giver) -> None:
-        if await giver.move_all():
-            self.replaced.set()
-        elif not self._service.stopping:
-            self.giver = None
-
-    # -- for the service
+    def estate(self) -> ServiceEstate:
+        """Return what there is to give."""
+        self._estate = ServiceEstate(self._service)
+        return self._estate
 
     def given(self, *kind: str) -> list[socket.socket]:
         """Return the sockets that the process before has given us for this purpose."""
@@ -99,20 +41,29 @@ class Upgrades:
 
     def depart(self, client: "Client") -> None:
         """Hear of a client that may be at rest."""
-        if self.giver is not None:
-            self.giver.soon(client)
+        if self._estate is not None:
+            self._estate.mover.soon(client)
 
     def waits(self, pool: "Pool") -> None:
         """Hear of a pool in which somebody may be waiting."""
+        if self._estate is not None:
+            self._estate.mover.waits(pool.waiting)
+
+    def counted(self, database: str, user: str) -> None:
+        """Hear that there are more clients, or fewer."""
+        if self.handed_over:  # when they have been counted
+            asyncio.get_running_loop().call_soon(self._tell_counts, database, user)
+
+    def _tell_counts(self, database: str, user: str) -> None:
         if self.giver is not None:
-            self.giver.waits(pool.waiting)
+            self.giver.tell("clients", self._service.router.client_counts(database, user))
 
     @property
     def _shares(self) -> Shares | None:
-        if self.taker is not None:
-            return self.taker.shares
-        if self.giver is not None and self.giver.suspended:
-            return self.giver.shares
+        if self.heir is not None:
+            return self.heir.shares
+        if self.giver is not None and self.giver.suspended and self._estate is not None:
+            return self._estate.shares
         return None
 
     def allotment(self, name: PoolName) -> Allotment | None:
@@ -128,15 +79,16 @@ class Upgrades:
 
     def tick(self) -> None:
         """Tell the budget how long clients have waited by now."""
-        if self.taker is not None:
-            self.taker.tick()
-        elif self.giver is not None and self.giver.suspended:
-            self.giver.shares.report()
+        shares = self._shares
+        if self.heir is not None:
+            self.heir.tick()
+        elif shares is not None:
+            shares.report()
 
     def configured(self) -> None:
         """Go by new limits."""
-        if self.taker is not None:
-            self.taker.configure()
+        if self.heir is not None:
+            self.heir.configure()
 
     def cancel(self, pid: int, secret: bytes) -> None:
         """Ask the other process, if there is one, to cancel for a client that is not ours."""
@@ -145,14 +97,12 @@ class Upgrades:
         elif self.giver is not None:
             self.giver.cancel(pid, secret)
 
-    def stop(self) -> None:
-        """Have the process before this one stop, too."""
+    def hold(self) -> None:
+        """Have the process before this one hold what we do."""
         if self.taker is not None:
-            self.taker.stop()
+            service = self._service
+            self.taker.hold(service.router.holds.packed(service.now()))
 
-    def close(self) -> None:
-        """Leave: whatever places there were are the other's."""
-        if self.giver is not None:
-            self.giver.close()
-        if self.taker is not None:
-            self.taker.close()
+    def over(self) -> None:
+        """The process before this one has gone."""
+        self.taker = self.heir = None

@@ -3,11 +3,12 @@
 It serves no client and opens no server connection. It binds the listening sockets, one for each
 worker with SO_REUSEPORT, and keeps them: while a worker is restarted, its connections wait. It
 holds the budget, counts clients, passes cancels on, and has all workers go by a new configuration
-or none.
+or none. In an upgrade it speaks for them: see `estate` and `heir`.
 """
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import time
@@ -18,23 +19,30 @@ from typing import Any, Final
 
 import pooler
 from pooler import logs
-from pooler.channel import CALL_TIMEOUT, Channel, ChannelLost
+from pooler.activation import METRICS, NO_ACTIVATION
+from pooler.channel import CALL_TIMEOUT, FILES_LIMIT, Channel, ChannelLost
 from pooler.config import Change, Config, ConfigError, changes
+from pooler.core import moving
 from pooler.core.budget import NO_LIMITS, Budget, Limits, PoolName, Report
+from pooler.core.cancel import SLOTS
 from pooler.core.errors import PoolerError
-from pooler.core.routes import AUTH
-from pooler.core.settings import Route
-from pooler.listener import Address, bind, unlink, wanted
+from pooler.handover import Kind
+from pooler.handover.shares import News, limits_of, name_of, route_of
+from pooler.handover.succession import Succession
+from pooler.handover.taker import Taker
 from pooler.metrics.process import SUPERVISOR, usage
 from pooler.notify import notify
 from pooler.reload import Load, Overlay, Reloader, ReloadRefused, problems_of
-from pooler.service import ROUTES
+from pooler.service import ROUTES, either
 from pooler.shutdown import End, Stop
-from pooler.sockets import socket_address, tcp_sockets
 from pooler.watch import watch
 from pooler.wire import codes
+from pooler.workers.census import Census, Own
 from pooler.workers.ears import Ears
-from pooler.workers.worker import Addresses, Pairs
+from pooler.workers.estate import WorkersEstate
+from pooler.workers.heir import WorkersHeir
+from pooler.workers.sockets import Groups, Sockets, close, no_sockets
+from pooler.workers.worker import Pairs
 
 TICK: Final = 0.1
 """Seconds between looks at who waits."""
@@ -57,9 +65,6 @@ LAST_WORDS: Final = 10.0
 """Seconds above `shutdown_timeout` that the workers have to leave before they are killed."""
 
 
-_ALL: Final = ""
-
-
 class Process:
     """A worker, seen from here."""
 
@@ -71,8 +76,10 @@ class Process:
         self.process = process
         self.channel = channel
         self.started_at = time.monotonic()
+        self.here = asyncio.Event()  # it waits for its orders
+        self.introduced = False  # it knows what is to be known before clients come
         self.ready = asyncio.Event()
-        self.clients: Counter[tuple[str, str]] = Counter()  # (database, user)
+        self.clients: Own = Counter()
 
     def __repr__(self) -> str:
         """Show number and process."""
@@ -82,24 +89,40 @@ class Process:
 class Supervisor:
     """The process that `workers` above 1 starts."""
 
-    def __init__(self, load: Load, config: Config, command: Sequence[str]) -> None:
-        """`command` starts a worker: its arguments are followed by its number and a file."""
+    def __init__(
+        self, load: Load, config: Config, command: Sequence[str], taker: Taker | None = None
+    ) -> None:
+        """`command` starts a worker: its arguments are followed by its number and a file.
+
+        `taker` is there if another process is replaced.
+        """
         self._load = load
         self._command = command
         self.config = config
         self._resolve = lru_cache(ROUTES)(config.resolve)
         self.count = self.config.workers
-        self._budget = Budget(self._limits, partial(self._tell_allotment, "allot"))
+        self.budget = self.own_budget()
         self._lanes = Budget(self._lane_limits, partial(self._tell_allotment, "places"))
         self._serial = 0
         self._ears = Ears(self._tell)
-        self._workers: dict[int, Process] = {}
-        self._sockets: dict[Address, list[list[socket.socket]]] = {}  # for each worker
+        self.workers: dict[int, Process] = {}
+        self._sockets = Sockets(self.count)
         self._keepers: dict[int, asyncio.Task[None]] = {}
         self._failures = [0] * self.count  # ends in a row that came soon
-        self._clients: Counter[tuple[str, str]] = Counter()  # by what limits count
+        self.census = Census()
         self._overlay: Overlay = {}
-        self._reloader = Reloader(self._reload, lambda: self._overlay, lambda: False)
+        self._succession = _Succession(self, taker)
+        self._heir = WorkersHeir(self, taker) if taker is not None else None
+        self._idents = 0  # given by the pooler before this one
+        self.slot = 0  # of the first worker, among those of cancel keys
+        self._estate: WorkersEstate | None = None  # since another pooler was asked for
+        self._given_metrics: tuple[Kind, list[socket.socket]] | None = None  # for the first worker
+        self._offered: list[tuple[Kind, list[int]]] = []  # what the first worker has of these
+        self._may_restart = asyncio.Event()
+        self._may_restart.set()
+        self._reloader = Reloader(
+            self._reload, lambda: self._overlay, lambda: self._succession.handed_over
+        )
         self._end = End()
 
     # -- life
@@ -117,16 +140,21 @@ class Supervisor:
             config=config.source,
             workers=self.count,
         )
-        self._sockets = self._bind(config)
-        for sign in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(sign, self.stop)
-        loop.add_signal_handler(signal.SIGQUIT, self.stop, Stop.NOW)
-        loop.add_signal_handler(signal.SIGHUP, self._reloader.ask)
-        loop.add_signal_handler(signal.SIGUSR2, _cannot_be_replaced)
+        taker = self._succession.taker
+        try:
+            if taker is not None:
+                await self._welcomed(taker)
+            given = taker.sockets if taker is not None else no_sockets
+            self._sockets.commit(self.config, self._sockets.bind(self.config, given))
+        except BaseException as error:
+            if taker is not None:
+                await taker.refuse(str(error) or type(error).__name__)
+            raise
+        self._heed_signals()
         tasks: list[asyncio.Task[None]] = []
         status = 1
         try:
-            await asyncio.gather(*(self._start(number) for number in range(self.count)))
+            await self._begin(taker)
             for number in range(self.count):
                 self._keepers[number] = loop.create_task(self._keep(number))
             files = watch(
@@ -134,32 +162,98 @@ class Supervisor:
             )
             duties = (self._tick(), self._reloader.serve(), files)
             tasks = [loop.create_task(duty) for duty in duties]
-            self._report_addresses()
+            for where in self._sockets.addresses:
+                logs.event(logging.INFO, "listening", address=where)
             logs.event(logging.INFO, "ready")
             notify("READY=1")
-            await self._end.changed.wait()
+            await either(self._end.changed, self._succession.replaced)
             status = 0
         except StartFailed as failed:
-            logs.event(logging.ERROR, "worker did not start", worker=failed.number)
+            logs.event(
+                logging.ERROR, "worker did not start", worker=failed.number, message=str(failed)
+            )
+            if taker is not None:
+                await taker.refuse(str(failed))
         finally:
             await self._stop()
             for task in tasks:
                 task.cancel()
-            for groups in self._sockets.values():
-                _close(groups)
+            others = self._succession.handed_over or (taker is not None and not taker.served)
+            self._sockets.close(unlinked=not others)
+            self._succession.close()
             logs.event(logging.INFO, "stopped")
         return status
+
+    def _heed_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for sign in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(sign, self.stop)
+        loop.add_signal_handler(signal.SIGQUIT, self.stop, Stop.NOW)
+        loop.add_signal_handler(signal.SIGHUP, self._reloader.ask)
+        loop.add_signal_handler(signal.SIGUSR2, self._succession.ask)
+
+    async def _begin(self, taker: Taker | None) -> None:
+        """Have all workers serve; StartFailed, Replaced."""
+        workers = await asyncio.gather(*(self._spawn(number) for number in range(self.count)))
+        if taker is not None:
+            await taker.may_serve()
+        await asyncio.gather(*(self._set_going(worker) for worker in workers))
+        if taker is not None:
+            taker.serves()
+
+    async def _welcomed(self, taker: Taker) -> None:
+        """Go on where the pooler before this one was; OSError, ConfigError."""
+        await taker.may_prepare()
+        self._idents = taker.welcome["idents"]
+        self.slot = (taker.welcome["slot"] + 1) % SLOTS
+        self._overlay = taker.overlay
+        if taker.overlay:
+            self.config = self._load(taker.overlay)
+            self._resolve = lru_cache(ROUTES)(self.config.resolve)
+        if any(taker.activated().values()):
+            raise OSError(NO_ACTIVATION)
+        if self.config.metrics.address is not None:
+            host, port = self.config.metrics.address
+            kind = (METRICS, host, str(port))
+            self._given_metrics = kind, taker.sockets(*kind)
 
     def stop(self, how: Stop = Stop.SERVERS, timeout: float | None = None) -> None:
         """Have all workers end, as `Service.stop` says, and then this process."""
         self._end.want(how, timeout)
 
+    @property
+    def stopping(self) -> bool:
+        """True once the end has begun."""
+        return self._end.wanted
+
+    def taken_over(self) -> None:
+        """The pooler before this one has gone."""
+        self._succession.taker = self._heir = None
+
+    def no_restarts(self) -> None:
+        """Start no worker again for now: what it would serve is being given away.
+
+        PoolerError: one is being started at this moment.
+        """
+        self._may_restart.clear()
+        for number in range(self.count):
+            worker = self.workers.get(number)
+            if worker is None or not worker.ready.is_set():
+                text = f"worker {number} is being started again"
+                raise PoolerError(codes.CANNOT_CONNECT_NOW, text)
+
+    def restarts(self) -> None:
+        """Start those again that have ended."""
+        self._may_restart.set()
+
     async def _stop(self) -> None:
         """Have every worker drain and leave, and kill who does not."""
         for keeper in self._keepers.values():
             keeper.cancel()
-        notify("STOPPING=1")
-        workers = list(self._workers.values())
+        if not self._succession.handed_over:
+            notify("STOPPING=1")
+            self._succession.stop()
+        workers = list(self.workers.values())
         ended = asyncio.create_task(_all(worker.process.wait() for worker in workers))
         end = self._end
         while not ended.done():
@@ -191,6 +285,10 @@ class Supervisor:
 
     async def _start(self, number: int) -> None:
         """Start a worker and wait until it serves; StartFailed."""
+        await self._set_going(await self._spawn(number))
+
+    async def _spawn(self, number: int) -> Process:
+        """Start a worker and wait until it knows what it needs to serve; StartFailed."""
         near, far = socket.socketpair()
         with far:
             process = await asyncio.create_subprocess_exec(
@@ -202,36 +300,80 @@ class Supervisor:
             )
         self._serial += 1
         channel = self._channel(number, self._serial, near)
-        worker = self._workers[number] = Process(number, self._serial, process, channel)
-        for holds in (await self._call_all("holds", but=number))[:1]:
-            worker.channel.tell("hold", *holds)
-        addresses, files = self._listening(number, self._sockets)
-        worker.channel.tell("listen", self._pairs(), addresses, files=files)
-        ended = asyncio.create_task(process.wait())
-        ready = asyncio.create_task(worker.ready.wait())
+        worker = self.workers[number] = Process(number, self._serial, process, channel)
+        await self._until(worker, worker.here)
+        return worker
+
+    async def _set_going(self, worker: Process) -> None:
+        """Have a worker serve; StartFailed."""
+        number, tell = worker.number, worker.channel.tell
+        holds = [held for _, held in await self.call_all("belongings", but=number)]
+        taker = self._succession.taker
+        if not holds and taker is not None:
+            holds = [taker.welcome["holds"]]
+        if holds:
+            tell("hold", holds[0])
+        sockets = self._sockets.of(number)
+        if self._given_metrics is not None and number == 0:
+            kind, sockets[kind] = self._given_metrics
+        for address, group in sockets.items():
+            files = [sock.fileno() for sock in group]
+            for start in range(0, len(files), FILES_LIMIT):
+                tell("sockets", address, files=files[start : start + FILES_LIMIT])
+        if self._given_metrics is not None and number == 0:
+            close({kind: [self._given_metrics[1]]})
+            self._given_metrics = None
+        orders = {
+            "overlay": self.pairs(),
+            "idents": self._idents,
+            "slot": (self.slot + number) % SLOTS,
+            "succeeds": self._heir is not None,
+        }
+        tell("listen", orders)
+        if self._heir is not None:
+            self._heir.introduce(worker)
+        worker.introduced = True
+        await self._until(worker, worker.ready)
+
+    async def _until(self, worker: Process, event: asyncio.Event) -> None:
+        """Wait for it; StartFailed: the worker has ended, or took too long."""
+        ended = asyncio.create_task(worker.process.wait())
+        happened = asyncio.create_task(event.wait())
         await asyncio.wait(
-            {ended, ready}, timeout=START_TIMEOUT, return_when=asyncio.FIRST_COMPLETED
+            {ended, happened}, timeout=START_TIMEOUT, return_when=asyncio.FIRST_COMPLETED
         )
-        ready.cancel()
-        if not worker.ready.is_set():
-            if process.returncode is None:
-                process.kill()
+        happened.cancel()
+        if not event.is_set():
+            if worker.process.returncode is None:
+                worker.process.kill()
             await ended
             self._ended(worker)
-            raise StartFailed(number)
+            raise StartFailed(worker.number)
         ended.cancel()
 
     def _channel(self, number: int, serial: int, sock: socket.socket) -> Channel:
         return Channel(
             sock,
             {
-                "ready": lambda pid: self._workers[number].ready.set(),
-                "report": lambda news: _report(self._budget, serial, news),
+                "here": lambda: self.workers[number].here.set(),
+                "ready": lambda pid: self.workers[number].ready.set(),
+                "report": lambda news: _report(self.budget, serial, news),
+                "share": partial(self._share, serial),
+                "statement": partial(self._statement, serial),
+                "client": partial(self._client, serial),
+                "lack": self._lack,
+                "hears": partial(self._hears, serial),
+                "took": self._took,
+                "followed": partial(self._followed, number),
+                "metrics": self._take_metrics,
+                "upgrade": self._succession.start,
+                "held": self._held,
+                "cancel": lambda pid, secret: self._cancel(number, pid, secret),
                 "report_lanes": lambda news: _report(self._lanes, serial, news),
                 "admit": lambda database, user: self._admit(number, database, user),
                 "gone": lambda database, user: self._gone(number, database, user),
                 "tell_others": partial(self._tell_others, number),
-                "others": lambda within, name, *arguments: self._call_all(
+                "others": lambda within, name, *arguments: self.call_all(
                     name, *arguments, but=number, within=within
                 ),
                 "usage": partial(usage, SUPERVISOR),
@@ -246,10 +388,13 @@ class Supervisor:
     async def _keep(self, number: int) -> None:
         """Start a worker again whenever it has ended."""
         while True:
-            worker = self._workers.get(number)
+            worker = self.workers.get(number)
             if worker is not None:
                 status = await worker.process.wait()
-                self._ended(worker)
+                self._ended(worker, in_order=not status)
+                if self._succession.handed_over and not status:  # it has done what it had to
+                    await self._may_restart.wait()
+                    continue
                 lived = time.monotonic() - worker.started_at
                 self._failures[number] = self._failures[number] + 1 if lived < SOON else 0
                 logs.event(
@@ -260,6 +405,7 @@ class Supervisor:
                     status=status,
                     seconds=round(lived, 3),
                 )
+            await self._may_restart.wait()
             await asyncio.sleep(RESTARTS[min(self._failures[number], len(RESTARTS) - 1)])
             try:
                 await self._start(number)
@@ -267,106 +413,136 @@ class Supervisor:
                 self._failures[number] += 1
                 logs.event(logging.ERROR, "worker did not start", worker=number, message=str(error))
             else:
-                pid = self._workers[number].process.pid
+                pid = self.workers[number].process.pid
                 logs.event(logging.WARNING, "worker restarted", worker=number, pid=pid)
 
-    def _ended(self, worker: Process) -> None:
-        """Take back what a worker had."""
-        self._workers.pop(worker.number, None)
+    def _ended(self, worker: Process, *, in_order: bool = False) -> None:
+        """Take back what a worker had; PostgreSQL knows already, if it ended `in_order`."""
+        self.workers.pop(worker.number, None)
         worker.channel.close()
-        for budget in (self._budget, self._lanes):
-            asyncio.get_running_loop().call_later(GRACE, budget.left, worker.serial)
+        grace = 0.0 if in_order else GRACE
+        loop = asyncio.get_running_loop()
+        for budget in (self.budget, self._lanes):
+            loop.call_later(grace, budget.left, worker.serial)
+        if self._estate is not None:
+            loop.call_later(grace, self._estate.left, worker.serial)
         self._ears.left(worker.number)
-        for (database, user), count in worker.clients.items():
-            self._count(database, user, -count)
+        names = list(worker.clients)
+        self.census.ended(worker.clients)
+        for database, user in names:
+            self._tell_counts(database, user)
 
     def _tell(self, number: int, name: str, *arguments: Any) -> None:
-        worker = self._workers.get(number)
+        worker = self.workers.get(number)
         if worker is not None:
             worker.channel.tell(name, *arguments)
 
+    def tell_all(self, name: str, *arguments: Any) -> None:
+        """Tell every worker."""
+        self._tell_others(-1, name, *arguments)
+
     def _tell_others(self, number: int, name: str, *arguments: Any) -> None:
-        for worker in self._workers.values():
+        for worker in self.workers.values():
             if worker.number != number:
                 worker.channel.tell(name, *arguments)
 
     async def _at(self, number: int, name: str, *arguments: Any) -> Any:
         """Return what one worker answers."""
-        worker = self._workers.get(number)
+        worker = self.workers.get(number)
         if worker is None:
             raise PoolerError(codes.CONNECTION_FAILURE, f"worker {number} is being restarted")
         return await worker.channel.call(name, *arguments)
 
-    # -- listening
+    # -- upgrades
 
-    def _bind(self, config: Config) -> dict[Address, list[list[socket.socket]]]:
-        """Bind the addresses that are not bound yet, for each worker one; OSError."""
-        bound: dict[Address, list[list[socket.socket]]] = {}
-        try:
-            for address in wanted(config):
-                if address in self._sockets:
-                    continue
-                if address[0] == "unix":
-                    bound[address] = [bind(config, address)] * self.count
-                    continue
-                bound[address] = []
-                port = config.listen.port
-                for _ in range(self.count):
-                    bound[address].append(tcp_sockets(address[1], port, reuse_port=True))
-                    port = bound[address][0][0].getsockname()[1]
-        except BaseException:
-            for groups in bound.values():
-                _close(groups)
-            raise
-        return bound
+    def _share(self, serial: int, news: list[News]) -> None:
+        if self._estate is not None:
+            self._estate.share(serial, news)
 
-    def _listening(
-        self, number: int, sockets: dict[Address, list[list[socket.socket]]]
-    ) -> tuple[Addresses, list[int]]:
-        addresses = [(list(address), len(groups[number])) for address, groups in sockets.items()]
-        files = [sock.fileno() for groups in sockets.values() for sock in groups[number]]
-        return addresses, files
+    def _statement(self, serial: int, statement: moving.Packed) -> None:
+        if self._estate is not None:
+            self._estate.statement(serial, statement)
 
-    def _report_addresses(self) -> None:
-        for groups in self._sockets.values():
-            for sock in groups[0]:
-                logs.event(logging.INFO, "listening", address=socket_address(sock))
+    def _client(self, serial: int, packed: moving.Packed, files: tuple[int, ...] = ()) -> None:
+        if self._estate is not None:
+            self._estate.client(serial, packed, files)
+        for file in files:
+            os.close(file)
+
+    def _lack(self, name: list[str], channels: list[str]) -> None:
+        if self._estate is not None:
+            self._estate.rounds.lack(name_of(name), channels)
+
+    def _hears(self, serial: int, number: int) -> None:
+        if self._estate is not None:
+            self._estate.rounds.hears(serial, number)
+
+    def _followed(self, worker: int, number: int) -> None:
+        if self._heir is not None:
+            self._heir.followed(worker, number)
+
+    def _took(self, source: int, ident: int) -> None:
+        if self._heir is not None:
+            self._heir.took(source, ident)
+
+    def _held(self, holds: list[list[Any]]) -> None:
+        if self._succession.taker is not None:
+            self._succession.taker.hold(holds)
+
+    def _cancel(self, number: int, pid: int, secret: str) -> None:
+        self._tell_others(number, "cancel", pid, secret)
+        for other in (self._succession.taker, self._succession.giver):
+            if other is not None:
+                other.tell("cancel", pid, secret)
+
+    async def open_sockets(self) -> list[tuple[Kind, list[int]]]:
+        """Return what all workers listen on: what for, and the descriptors."""
+        self.close_offered()
+        first = self.workers.get(0)
+        if first is not None:
+            await first.channel.call("metrics")  # before it answers, it has told
+        return [*self._offered, *self._sockets.offered()]
+
+    def _take_metrics(self, kind: list[str], files: tuple[int, ...] = ()) -> None:
+        self._offered.append(((kind[0], kind[1], kind[2]), list(files)))
+
+    def close_offered(self) -> None:
+        """Let go of what was given away."""
+        offered, self._offered = self._offered, []
+        for _, files in offered:
+            for file in files:
+                os.close(file)
 
     # -- the budget
 
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK)
-            self._budget.rebalance()
+            self.budget.rebalance()
             self._lanes.rebalance()
 
-    def _limits(self, name: PoolName) -> Limits:
-        """Return the limits of a pool, which its name resolves to."""
-        route = self._route(name)
-        if route is None:
-            return NO_LIMITS
-        pool = route.pool
-        groups = (
-            ("servers", self.config.limits.max_server_connections),
-            (f"database {route.database}", pool.max_db_server_connections),
-            (f"user {route.target.user}", pool.max_user_server_connections),
-        )
-        return Limits(pool.pool_size, pool.reserve_pool_size, pool.reserve_pool_timeout, groups)
+    def own_budget(self) -> Budget:
+        """Begin a budget that nothing is in yet."""
+        self.budget = Budget(self.limits, partial(self._tell_allotment, "allot"))
+        return self.budget
 
-    def _route(self, name: PoolName) -> Route | None:
-        database, user, kind = name
-        config = self.config
-        return (config.auth_route if kind == AUTH else config.resolve)(database, user)
+    def limits(self, name: PoolName) -> Limits:
+        """Return the limits of a pool."""
+        return limits_of(self.config, name)
 
     def _lane_limits(self, name: PoolName) -> Limits:
         """Return how many changes of the schema may be under way in a pool."""
-        route = self._route(name)
+        route = route_of(self.config, name)
         return NO_LIMITS if route is None else Limits(route.pool.migrations.max_concurrent)
 
     def _tell_allotment(
         self, message: str, serial: int, name: PoolName, allotment: int, round_: int
     ) -> None:
-        for worker in self._workers.values():
+        if serial < 0:
+            if self._heir is not None:
+                self._heir.allot(serial, name, allotment, round_)
+            return
+        for worker in self.workers.values():
             if worker.serial == serial:
                 worker.channel.tell(message, name, allotment, round_)
 
@@ -376,31 +552,25 @@ class Supervisor:
         """Count a client; or return the name of the limit that forbids it."""
         route = self._resolve(database, user)
         if route is not None:
-            limits = (
-                (_ALL, "", self.config.limits.max_client_connections),
-                ("database", database, route.session.max_db_client_connections),
-                ("user", user, route.session.max_user_client_connections),
-            )
-            for kind, name, limit in limits:
-                if limit and self._clients[kind, name] >= limit:
-                    of = f' of {kind} "{name}"' if kind else ""
-                    return f"max_client_connections{of}"
-        self._workers[number].clients[database, user] += 1
-        self._count(database, user, +1)
+            most = self.config.limits.max_client_connections
+            full = self.census.full(database, user, route, most)
+            if full:
+                return full
+        self.count_in(self.workers[number], database, user)
         return ""
 
-    def _gone(self, number: int, database: str, user: str) -> None:
-        clients = self._workers[number].clients
-        clients[database, user] -= 1
-        if not clients[database, user]:  # clients choose names
-            del clients[database, user]
-        self._count(database, user, -1)
+    def count_in(self, worker: Process, database: str, user: str) -> None:
+        """Count a client that a worker has."""
+        self.census.come(worker.clients, database, user)
+        self._tell_counts(database, user)
 
-    def _count(self, database: str, user: str, change: int) -> None:
-        for key in ((_ALL, ""), ("database", database), ("user", user)):
-            self._clients[key] += change
-            if not self._clients[key]:
-                del self._clients[key]
+    def _gone(self, number: int, database: str, user: str) -> None:
+        self.census.gone(self.workers[number].clients, database, user)
+        self._tell_counts(database, user)
+
+    def _tell_counts(self, database: str, user: str) -> None:
+        if self._estate is not None:
+            self._estate.counted(self.census.counts(database, user))
 
     # -- configuration
 
@@ -421,24 +591,21 @@ class Supervisor:
         """
         try:
             config = self._load(overlay)
-            bound = self._bind(config)
+            bound = self._sockets.bind(config)
         except (ConfigError, OSError) as error:
             raise ReloadRefused(problems_of(error)) from error
         found = changes(self.config, config)
         problems = await self._prepare(overlay, bound)
         if problems:
-            for groups in bound.values():
-                _close(groups)
+            close(bound)
             self._tell_others(-1, "discard")
             raise ReloadRefused(problems)
         self.config = config
         self._resolve = lru_cache(ROUTES)(config.resolve)
         self._overlay = overlay
-        self._sockets.update(bound)
-        for address in set(self._sockets) - set(wanted(config)):
-            _close(self._sockets.pop(address))
-        await self._call_all("commit")
-        self._budget.configure()
+        self._sockets.commit(config, bound)
+        await self.call_all("commit")
+        self.budget.configure()
         self._lanes.configure()
         logs.set_up(config.logging.format, config.logging.level, config.logging.repeat_limit)
         logs.event(logging.INFO, "reloaded", changes=[str(change) for change in found])
@@ -446,25 +613,25 @@ class Supervisor:
             logs.event(logging.WARNING, "restart needed", setting="workers", running=self.count)
         return found
 
-    def _pairs(self) -> Pairs:
+    def pairs(self) -> Pairs:
         return [(list(path), value) for path, value in self._overlay.items()]
 
-    async def _prepare(
-        self, overlay: Overlay, bound: dict[Address, list[list[socket.socket]]]
-    ) -> list[str]:
+    async def _prepare(self, overlay: Overlay, bound: Groups) -> list[str]:
         """Have every worker get ready for it; return what speaks against it."""
 
         pairs = [(list(path), value) for path, value in overlay.items()]
 
         async def one(worker: Process) -> list[str]:
-            addresses, files = self._listening(worker.number, bound)
+            own = {address: groups[worker.number] for address, groups in bound.items()}
+            addresses = [(list(address), len(sockets)) for address, sockets in own.items()]
+            files = [sock.fileno() for sockets in own.values() for sock in sockets]
             found: list[str] = await worker.channel.call(
                 "prepare", pairs, addresses, files=files, within=RELOAD_TIMEOUT
             )
             return found
 
         answers = await asyncio.gather(
-            *(one(worker) for worker in self._workers.values()), return_exceptions=True
+            *(one(worker) for worker in self.workers.values()), return_exceptions=True
         )
         problems: dict[str, None] = {}
         for answer in answers:
@@ -474,13 +641,13 @@ class Supervisor:
             problems.update(dict.fromkeys(texts))
         return list(problems)
 
-    async def _call_all(
+    async def call_all(
         self, name: str, *arguments: Any, but: int = -1, within: float | None = CALL_TIMEOUT
     ) -> list[Any]:
         """Return what the workers answer; of those that have ended, nothing."""
         calls = [
             worker.channel.call(name, *arguments, within=within)
-            for worker in self._workers.values()
+            for worker in self.workers.values()
             if worker.ready.is_set() and worker.number != but
         ]
         answers = await asyncio.gather(*calls, return_exceptions=True)
@@ -491,12 +658,17 @@ class Supervisor:
         return [answer for answer in answers if not isinstance(answer, lost)]
 
 
-def _cannot_be_replaced() -> None:
-    logs.event(
-        logging.ERROR,
-        "upgrade failed",
-        message="a pooler with several workers cannot be replaced while it runs: restart it",
-    )
+class _Succession(Succession):
+    """The upgrades of one supervisor."""
+
+    def __init__(self, supervisor: Supervisor, taker: Taker | None) -> None:
+        super().__init__(taker, lambda: supervisor.census.total)
+        self._supervisor = supervisor
+
+    def estate(self) -> WorkersEstate:
+        """Return what there is to give."""
+        self._supervisor._estate = WorkersEstate(self._supervisor)
+        return self._supervisor._estate
 
 
 def _report(budget: Budget, serial: int, news: Iterable[tuple[Any, ...]]) -> None:
@@ -508,17 +680,9 @@ class StartFailed(Exception):
     """A worker ended before it served, or did not get there in time."""
 
     def __init__(self, number: int) -> None:
-        super().__init__("it ended before it was ready, or was not ready in time")
+        super().__init__(f"worker {number} ended before it was ready, or was not ready in time")
         self.number = number
 
 
 async def _all(waits: Iterable[Awaitable[object]]) -> None:
     await asyncio.gather(*waits)
-
-
-def _close(groups: list[list[socket.socket]]) -> None:
-    for sockets in groups:
-        for sock in sockets:
-            if sock.fileno() >= 0:
-                unlink(sock)
-                sock.close()

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any, Final
 
 from pooler import logs
+from pooler.activation import METRICS
 from pooler.admin.commands import (
     EVERYWHERE,
     FOR_CLIENTS,
@@ -28,14 +29,12 @@ from pooler.admin.commands import (
 from pooler.admin.view import Rows
 from pooler.admin.views import combined, own_rows
 from pooler.auth import Connection
-from pooler.channel import CALL_TIMEOUT, Channel, ChannelLost
+from pooler.channel import CALL_TIMEOUT, FILES_LIMIT, Channel, ChannelLost
 from pooler.config import Change, Config, Settings
 from pooler.core.broadcast import Broadcast
 from pooler.core.budget import Report as Use
 from pooler.core.client import Client
 from pooler.core.errors import ClientFault, CloseReason, PoolerError
-from pooler.core.holds import Scope
-from pooler.core.limits import Allotment
 from pooler.core.pool import Pool
 from pooler.core.settings import Route
 from pooler.greeter import Greeter
@@ -48,9 +47,12 @@ from pooler.service import Prepared, Service
 from pooler.shutdown import Stop
 from pooler.wire import codes
 from pooler.wire.parse import CancelRequest
+from pooler.workers.upgrades import WorkerUpgrades
 
 SOON: Final = 0.002
 """Seconds within which what happens to an allotment is told in one message."""
+
+_ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 Key = tuple[str, str, str]
 
@@ -74,8 +76,8 @@ class Worker(Service):
         logs.mark(worker=number)
         self.router.number(number, workers)
         self._listener = Listener(lambda: Greeter(self), self.bind, owner=False)
-        self._allotments: dict[Key, Allotment] = {}
-        self._reporting = False
+        self.upgrades: WorkerUpgrades = WorkerUpgrades(self)
+        self.upgrades.shares.silent = True  # until it may listen
         self._lanes: set[Key] = set()  # of pools: the budget does not know what they have now
         self._asked: dict[Key, int] = {}  # of what pools' ears were last asked to listen to
         self._given: dict[Address, list[socket.socket]] = {}  # and not listened on yet
@@ -84,8 +86,10 @@ class Worker(Service):
         self._channel = Channel(
             sock,
             {
+                "sockets": self._take_sockets,
                 "listen": self._listen,
-                "allot": self._allot,
+                "metrics": self._offer_metrics,
+                **self.upgrades.handlers(),
                 "places": self._allot_places,
                 "vacate": lambda databases: self.router.vacate(frozenset(databases)),
                 "functions": self.router.functions_changed,
@@ -105,20 +109,50 @@ class Worker(Service):
                 "deaf": self._deaf,
                 "do": self._do_here,
                 "do_for": self._do_for_here,
-                "holds": self._holds,
+                "belongings": self._belongings,
                 "hold": self._hold,
                 "stop": self._stop_here,
             },
-            super().stop,
+            self._orphaned,
         )
+
+    def tell(self, name: str, *arguments: Any, files: Sequence[int] = ()) -> None:
+        """Tell the supervisor."""
+        self._channel.tell(name, *arguments, files=files)
+
+    async def ask(self, name: str, *arguments: Any) -> Any:
+        """Return what the supervisor answers, however long it takes."""
+        return await self._channel.call(name, *arguments, within=None)
+
+    def _orphaned(self) -> None:
+        """The supervisor has gone: end when clients have, or where that would be too late, now."""
+        if self.upgrades.under_way:
+            os._exit(1)
+        super().stop()
 
     # -- listening
 
-    def _listen(self, overlay: Pairs, addresses: Addresses, files: Sequence[int] = ()) -> None:
-        """Take the sockets to start with, and what has been SET."""
-        self.overlay = _overlay(overlay)
-        self._take(addresses, files)
+    def _listen(self, orders: dict[str, Any]) -> None:
+        """Begin, with what has been SET, and numbers that no other process gives."""
+        self.overlay = _overlay(orders["overlay"])
+        self.router.number_from(orders["idents"])
+        self.router.keys.slot = orders["slot"]
+        if orders["succeeds"]:
+            self.upgrades.succeed()
+        self.upgrades.shares.silent = False
+        self.upgrades.shares.report()
         self._may_listen.set()
+
+    def _take_sockets(self, address: list[str], files: Sequence[int] = ()) -> None:
+        """Take sockets that are listened on once that may be."""
+        sockets = self._given.setdefault(tuple(address), [])
+        sockets += [socket.socket(fileno=file) for file in files]
+
+    def _offer_metrics(self) -> None:
+        """Give the supervisor those of Prometheus, for another pooler."""
+        for start in range(0, len(self._metrics.sockets), FILES_LIMIT):
+            sockets = self._metrics.sockets[start : start + FILES_LIMIT]
+            self.tell("metrics", self.metrics_kind, files=[sock.fileno() for sock in sockets])
 
     def _take(self, addresses: Addresses, files: Sequence[int]) -> None:
         sockets = iter(files)
@@ -129,11 +163,16 @@ class Worker(Service):
         """Return what the supervisor gave us for this address."""
         return self._given.pop(address, [])
 
+    def bind_metrics(self, host: str, port: int) -> list[socket.socket]:
+        """Return what the pooler before this one had, or else new sockets; OSError."""
+        return self._given.pop((METRICS, host, str(port)), []) or super().bind_metrics(host, port)
+
     async def open(self, config: Config) -> None:
         """Listen on what the supervisor has bound.
 
         The first worker serves metrics and the console's socket for all.
         """
+        self.tell("here")
         await self._may_listen.wait()
         if self.overlay:
             config = self.load(self.overlay)
@@ -143,6 +182,12 @@ class Worker(Service):
             await self._metrics.open(config)
             await self._admin.open(config.admin.socket)
             self._report_operation()
+        self._discard_given()
+
+    async def resume_operation(self) -> None:
+        """Serve them again, with the first worker."""
+        if not self.number:
+            await super().resume_operation()
 
     async def moved_metrics(self, config: Config) -> MetricsServer | None:
         """Return it for the first worker."""
@@ -156,7 +201,7 @@ class Worker(Service):
     def heed_signals(self) -> None:
         """Heed none: whoever signals all processes at once means the supervisor."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+        for number in (*_ENDING, signal.SIGHUP, signal.SIGUSR2):
             loop.add_signal_handler(number, lambda: None)
 
     def duties(self) -> list[Coroutine[Any, Any, None]]:
@@ -172,43 +217,15 @@ class Worker(Service):
 
     # -- the budget
 
-    def allotment(self, pool: Key) -> Allotment:
-        """Return what this pool may have; nothing, until the budget says otherwise."""
-        if pool not in self._allotments:
-            self._allotments[pool] = Allotment(f"allotment of {pool}")
-        return self._allotments[pool]
-
-    def short(self, allotment: Allotment) -> None:
-        """Tell the budget, in one message with what happens at the same time."""
-        self._report_soon()
-
     def shares_lanes(self) -> bool:
         """Return True: `max_concurrent` is for all workers."""
         return True
 
     def lane_changed(self, pool: Pool) -> None:
-        """Tell the budget, as above."""
+        """Tell the budget, in one message with what happens at the same time."""
+        if not self._lanes:
+            asyncio.get_running_loop().call_later(SOON, self._report_lanes)
         self._lanes.add(pool.key)
-        self._report_soon()
-
-    def _report_soon(self) -> None:
-        if not self._reporting:
-            self._reporting = True
-            asyncio.get_running_loop().call_later(SOON, self._report)
-
-    def _report(self) -> None:
-        self._reporting = False
-        news = []
-        for key, allotment in list(self._allotments.items()):
-            report = allotment.report()
-            if report is not None:
-                news.append([key, allotment.round, *astuple(report)])
-            elif allotment.forgotten:
-                del self._allotments[key]
-        if news:
-            self._channel.tell("report", news)
-        if self._lanes:
-            self._report_lanes()
 
     def _report_lanes(self) -> None:
         lanes, self._lanes = self._lanes, set()
@@ -221,23 +238,12 @@ class Worker(Service):
         if news:
             self._channel.tell("report_lanes", news)
 
-    def _allot(self, key: list[str], limit: int, round_: int) -> None:
-        allotment = self._allotments.get((key[0], key[1], key[2]))
-        if allotment is not None:
-            allotment.allot(limit, round_)
-            self.short(allotment)
-
     def _allot_places(self, key: list[str], places: int, round_: int) -> None:
         pool = self.router.pools.get((key[0], key[1], key[2]))
         if pool is not None:
             pool.lane.allot(places, round_)
         else:
             self._channel.tell("report_lanes", [[key, round_, *astuple(Use(0, 0))]])
-
-    def tick(self) -> None:
-        """Tell the budget how long clients have waited by now."""
-        super().tick()
-        self._report()
 
     # -- what is changed in a database
 
@@ -302,16 +308,12 @@ class Worker(Service):
     def _stop_here(self, how: str, timeout: float | None) -> None:
         super().stop(Stop[how], timeout)
 
-    def _holds(self) -> list[Any]:
-        """Return what is paused and disabled, for a worker that has just been started."""
-        holds = self.router.holds
-        paused = [(*scope, until) for scope, until in holds.paused.items()]
-        return [paused, sorted(holds.disabled)]
+    def _belongings(self) -> list[Any]:
+        """Return the number given last, and what is held back, for other processes."""
+        return [self.router.idents, self.router.holds.packed(self.now())]
 
-    def _hold(self, paused: list[tuple[str, str, float]], disabled: list[str]) -> None:
-        holds = self.router.holds
-        holds.paused.update({Scope(database, user): until for database, user, until in paused})
-        holds.disabled.update(disabled)
+    def _hold(self, holds: list[list[Any]]) -> None:
+        self.router.holds.take(holds, self.now())
         self.router.hold()
 
     async def reload(self, overlay: Overlay) -> list[Change]:
@@ -430,14 +432,14 @@ class Worker(Service):
         if not client.internal:
             self._channel.tell("gone", client.database, client.user)
 
+    def client_moved(self, database: str, user: str) -> None:
+        """Give its place back: another pooler has it."""
+        self._channel.tell("gone", database, user)
+
     def login_failed(self, connection: Connection, database: str, user: str) -> float:
         """Have the others slow down this address, too."""
         self._channel.tell("tell_others", "doubt", connection.address)
         return super().login_failed(connection, database, user)
-
-    def ask_siblings(self, request: CancelRequest) -> None:
-        """Ask the other workers: the client may be one of theirs."""
-        self._channel.tell("tell_others", "cancel", request.pid, request.secret.hex())
 
     def _cancel(self, pid: int, secret: str) -> None:
         self.cancelled(CancelRequest(pid, bytes.fromhex(secret)))
@@ -474,6 +476,9 @@ class Worker(Service):
         prepared, self._prepared = self._prepared, None
         if prepared is not None:
             await self.discard_reload(prepared)
+        self._discard_given()
+
+    def _discard_given(self) -> None:
         for sockets in self._given.values():
             for sock in sockets:
                 sock.close()

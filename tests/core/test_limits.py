@@ -2,7 +2,9 @@
 
 import pytest
 
+from pooler.core.budget import Report
 from pooler.core.errors import ClientFault
+from pooler.core.limits import Allotment
 from tests.core.support import World, query
 
 
@@ -143,3 +145,13 @@ def test_limits_of_a_database_and_of_a_user_on_clients(setting: str) -> None:
     with pytest.raises(ClientFault, match="no more connections"):
         world.app()
     world.app("other", "bob")
+
+
+def test_every_allotment_is_answered() -> None:
+    """What was taken back counts as the worker's until then, also where nothing changes there."""
+    allotment = Allotment("of a pool")
+    assert allotment.report() is None
+    for round_, limit in ((1, 2), (2, 1), (3, 1)):
+        allotment.allot(limit, round_)
+        assert allotment.report() == Report(0, 0)
+        assert allotment.report() is None

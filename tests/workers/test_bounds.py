@@ -1,8 +1,10 @@
 """The supervisor remembers nothing of pools and names that nobody has any more."""
 
+from collections import Counter
 from typing import Any
 
 from pooler.core.budget import Budget, Limits, Report
+from pooler.workers.census import Census, Own
 from pooler.workers.ears import Ears
 
 
@@ -67,3 +69,26 @@ def test_pools_of_the_budget_are_forgotten() -> None:
             budget.report(worker, name, rounds[worker, name], Report(0, 0))
             budget.report(worker, name, rounds[worker, name], Report(0, 0))
     assert len(budget) == 0
+
+
+def test_names_of_clients_are_forgotten() -> None:
+    census = Census()
+    own: Own = Counter()
+    for number in range(100):
+        census.come(own, "app", f"user{number}")
+    assert census.total == 100
+    assert census.counts("app", "user7") == [
+        ("", "", 100),
+        ("database", "app", 100),
+        ("user", "user7", 1),
+    ]
+    for number in range(50):
+        census.gone(own, "app", f"user{number}")
+    census.ended(own)
+    assert census.counts() == [("", "", 0)]
+    assert census.counts("app", "user7") == [
+        ("", "", 0),
+        ("database", "app", 0),
+        ("user", "user7", 0),
+    ]
+    assert not own
