@@ -43,7 +43,7 @@ class Encryption(Protocol):
         """Its subject as in RFC 2253, "" for none."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Connection:
     """What is known of a connection before anybody has said a word on it."""
 
@@ -55,12 +55,6 @@ class Connection:
     """None in the clear."""
 
 
-_METHODS: Final[dict[AuthType, Method]] = {
-    AuthType.TRUST: "trust",
-    AuthType.PASSWORD: "password",
-    AuthType.MD5: "md5",
-    AuthType.SCRAM: "scram-sha-256",
-}
 _CERTIFICATE: Final = Rule("", 0, "hostssl", (), (), "all", "cert", clientcert="verify-full")
 """What auth.type cert asks of everybody."""
 _NAMES: Final[dict[RuleMethod, str]] = {
@@ -91,9 +85,10 @@ class Authenticator:
     def find(self, connection: Connection, request: Find) -> Account | Awaitable[Account]:
         """Return the account, at once where nobody has to be asked; LoginFailed: not from there."""
         config = self._config()
+        method = config.method
+        if method is not None:
+            return self._account(config, request, method)
         rule = self._rule(config, connection, request)
-        if rule is None:
-            return self._account(config, request, _METHODS[config.auth.type])
         _check_certificate(config, rule, connection, request.user)
         if rule.method == "peer":
             return self._peer(config, rule, connection, request)
@@ -122,12 +117,10 @@ class Authenticator:
         kinds[kind_of(secret)] += 1
         return Account(method, secret)
 
-    def _rule(self, config: Config, connection: Connection, request: Find) -> Rule | None:
-        """Return the rule that lets the connection try; None where there are no rules."""
+    def _rule(self, config: Config, connection: Connection, request: Find) -> Rule:
+        """Return the rule that lets the connection try."""
         if config.auth.type is AuthType.CERT:
             return _CERTIFICATE
-        if config.auth.type is not AuthType.HBA:
-            return None
         asked = Asked(
             connection.address,
             connection.tls is not None,

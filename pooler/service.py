@@ -6,6 +6,7 @@ here or handed on; what it tells is the observer's. A reload applies whole or no
 
 import asyncio
 import logging
+import os
 import random
 import secrets
 import signal
@@ -105,7 +106,7 @@ class Service(Observer):
         self.load = load
         self.overlay: Overlay = {}
         self.login_key = secrets.token_bytes(32)
-        self.randbytes = secrets.token_bytes
+        self.randbytes = os.urandom
         self.keyring = Keyring()
         self.router = Router(self, self.randbytes)
         self.authquery = AuthQuery(self.router, lambda: self.config)

@@ -8,19 +8,19 @@ pool those of the server's user, since clients of several users may share the po
 from collections import Counter
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from pydantic import ConfigDict, Field, InstanceOf, SecretStr
 
 from pooler.config.certificates import Certificates
 from pooler.config.hba import Rules
 from pooler.config.ident import Maps
-from pooler.config.model import Database, SessionState, Settings, User
+from pooler.config.model import AuthType, Database, SessionState, Settings, User
 from pooler.config.units import is_verifier
 from pooler.core import settings as core
 from pooler.core.policy import Policies
 from pooler.core.settings import Measures, PoolSettings, Route, SessionSettings, Target, TargetTls
-from pooler.wire.logins import Encryption
+from pooler.wire.logins import Encryption, Method
 from pooler.wire.passwords import Kind, kind_of
 
 T = TypeVar("T")
@@ -30,6 +30,13 @@ FALLBACK = "*"
 
 CONSOLE = frozenset(("pgbouncer", "pooler"))
 """The databases that are the console, and the users that the one who runs the pooler is there."""
+
+_METHODS: Final[dict[AuthType, Method]] = {
+    AuthType.TRUST: "trust",
+    AuthType.PASSWORD: "password",
+    AuthType.MD5: "md5",
+    AuthType.SCRAM: "scram-sha-256",
+}
 
 _NOBODY = User()
 
@@ -82,6 +89,11 @@ class Config(Settings):
         """How many users there are with each kind of secret."""
         secrets = [self.secret(user) for user in {*self.users, *self.stored}]
         return Counter(kind_of(secret) for secret in secrets if secret)
+
+    @cached_property
+    def method(self) -> Method | None:
+        """How everybody must prove who they are; None: rules say it."""
+        return _METHODS.get(self.auth.type)
 
     @cached_property
     def encryption(self) -> Encryption:

@@ -58,11 +58,13 @@ class CancelKeys:
     def issue(self, client: Holder, minor: int) -> tuple[int, bytes]:
         """Return a new (process id, secret) for a client of protocol 3.`minor`."""
         here = (self.peer << 1 + SLOT_BITS | self.slot) << _NUMBER_BITS | _NO_PROCESS
-        pid = 0
-        while pid == 0 or pid in self._clients:
-            pid = here | int.from_bytes(self._randbytes(4), "big") % _NUMBERS
-        self._clients[pid] = client
-        return pid, self._randbytes(_SECRET_3_2 if minor >= 2 else _SECRET_3_0)
+        size = _SECRET_3_2 if minor >= 2 else _SECRET_3_0
+        while True:
+            drawn = self._randbytes(4 + size)
+            pid = here | int.from_bytes(drawn[:4], "big") % _NUMBERS
+            if pid not in self._clients:  # and never 0, for it is no process's
+                self._clients[pid] = client
+                return pid, drawn[4:]
 
     def adopt(self, client: "Client", pid: int, secret: bytes) -> None:
         """Let a client have the key that another process has issued to it."""

@@ -43,7 +43,7 @@ class Router:
         self.keys = CancelKeys(randbytes)
         self.shelf = session.Shelf()
         self.pools: dict[Key, Pool] = {}
-        self.clients = Gauge("clients")
+        self.clients = Gauge("max_client_connections")
         self.servers = ServerGauge("servers")
         self.holds = Holds()
         self._resolve: Resolve = _nowhere
@@ -128,7 +128,11 @@ class Router:
         self._server_gauge("user", route.target.user, route.pool.max_user_server_connections)
 
     def _client_gauge(self, kind: str, name: str, limit: int) -> Gauge:
-        gauge = self._client_gauges.setdefault((kind, name), Gauge(f"clients of {kind} {name}"))
+        gauge = self._client_gauges.get((kind, name))
+        if gauge is None:
+            gauge = self._client_gauges[kind, name] = Gauge(
+                f'max_client_connections of {kind} "{name}"'
+            )
         gauge.limit = limit
         return gauge
 
@@ -262,16 +266,11 @@ class Router:
         replication = _replication(parameters.get("replication", ""))
         wants = session.from_startup(parameters)
         gauges = self._client_gauges_of(route)
-        limits = (
-            "max_client_connections",
-            f'max_client_connections of database "{database}"',
-            f'max_client_connections of user "{user}"',
-        )
         keys = (("", ""), ("database", database), ("user", user))
-        for gauge, key, limit in zip(gauges, keys, limits, strict=True):
+        for gauge, key in zip(gauges, keys, strict=True):
             if gauge.limit and gauge.count + self.elsewhere.count(*key) >= gauge.limit:
                 raise ClientFault(
-                    codes.TOO_MANY_CONNECTIONS, f"no more connections allowed ({limit})"
+                    codes.TOO_MANY_CONNECTIONS, f"no more connections allowed ({gauge.name})"
                 )
         if self.keys.full:
             raise ClientFault(codes.TOO_MANY_CONNECTIONS, "no more connections allowed")

@@ -83,7 +83,8 @@ def from_startup(parameters: Mapping[str, str]) -> dict[str, str]:
 
     ClientFault when they cannot be understood.
     """
-    settings = from_options(parameters.get("options", ""))
+    options = parameters.get("options", "")
+    settings = from_options(options) if options else {}
     for name, value in parameters.items():
         if name not in _NO_SETTINGS:
             settings[_checked(name)] = value

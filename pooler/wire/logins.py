@@ -187,7 +187,7 @@ class Secured:
     """The other end has shown a certificate, and it was found to be right."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Find:
     """Who is this, please, and how must he prove it?"""
 
@@ -197,7 +197,7 @@ class Find:
     """All of the StartupMessage's, user and database included as they were sent."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Account:
     """The answer to `Find`."""
 
@@ -227,7 +227,7 @@ Dialogue: TypeAlias = Generator[bytes | Request, Any, _T]
 # -- a client logs in: we are the server
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Login:
     """Who logged in. AuthenticationOk is still to be sent, so a refusal can still come."""
 

@@ -40,7 +40,7 @@ def _cstring(body: bytes, at: int) -> tuple[bytes, int]:
 # -- the first packet of a connection
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Startup:
     """A StartupMessage: the minor version asked for, and parameters by name (last one wins)."""
 

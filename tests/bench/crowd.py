@@ -68,7 +68,7 @@ async def _run(port: int, count: int, query: bool, password: str) -> None:
     async def come_in(number: int) -> _Client:
         async with gate:
             client = _Client(password, loop.create_future())
-            address = (f"127.0.0.{1 + number // 20_000}", 0)
+            address = (f"127.0.0.{2 + number // 5_000}", 0)  # ports are few
             await loop.create_connection(lambda: client, "127.0.0.1", port, local_addr=address)
             await client.ready
             if query:

@@ -91,7 +91,7 @@ class World(Service):
         self._wanting: list[Pool] = []
         config = _config(method)
         super().__init__(lambda _: config, config)
-        self.randbytes = _zeros  # type: ignore[assignment]  # what a client answers is the same each time
+        self.randbytes = _zeros  # what a client answers is the same each time
         self._apply(config)
 
     def wake(self, pool: Pool) -> None:

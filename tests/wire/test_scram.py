@@ -1,5 +1,6 @@
 """SCRAM-SHA-256 against the RFCs' vectors, itself, and PostgreSQL's own secrets."""
 
+import hmac
 from base64 import b64decode
 from contextlib import suppress
 
@@ -281,6 +282,13 @@ def test_a_keyring_derives_once() -> None:
         ring.keys(password, salt, iterations)  # the one used longest ago was forgotten
     assert ring.derived == 4
     assert "pencil" not in repr(ring) + repr(dir(ring))
+
+
+@pytest.mark.parametrize("size", [0, 55, 56, 64, 300])
+def test_a_mac_is_the_librarys(size: int) -> None:
+    mac = scram._Mac(SALT * 2)
+    for data in (bytes(range(256))[:size], b"x" * size):
+        assert mac.digest(data) == hmac.digest(SALT * 2, data, "sha256")
 
 
 def test_a_keyring_reads_a_verifier_once() -> None:
