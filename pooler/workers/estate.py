@@ -15,6 +15,7 @@ from pooler.handover import Kind
 from pooler.handover.channels import Rounds
 from pooler.handover.giver import IDENT_GAP, Giver
 from pooler.handover.shares import name_of
+from pooler.wire import codes
 
 if TYPE_CHECKING:
     from pooler.core import moving
@@ -49,15 +50,19 @@ class WorkersEstate:
         """Return what a successor needs to prepare: plain data, and descriptors that listen."""
         supervisor = self._supervisor
         belongings = await supervisor.call_all("belongings")
+        try:
+            sockets = await supervisor.open_sockets()
+        except ChannelLost:
+            belongings = []
         if not belongings:
-            raise ChannelLost("no worker is there")
+            raise PoolerError(codes.CANNOT_CONNECT_NOW, "a worker has just ended")
         welcome = {
             "idents": max(idents for idents, _ in belongings) + IDENT_GAP,
             "slot": (supervisor.slot + supervisor.count - 1) % SLOTS,
             "holds": belongings[0][1],
             "overlay": supervisor.pairs(),
         }
-        return welcome, await supervisor.open_sockets()
+        return welcome, sockets
 
     async def suspend(self) -> dict[str, Any]:
         """Accept nobody, share all places; return what a successor needs to serve."""
@@ -88,16 +93,21 @@ class WorkersEstate:
         """Be as before; return how many clients are lost, and how many were taken back."""
         supervisor = self._supervisor
         lost = taken_back = 0
-        budget = supervisor.own_budget()
+        uses: list[tuple[int, list[Any]]] = []
         for worker in list(supervisor.workers.values()):
             try:
                 answer = await worker.channel.call("resume")
-            except (PoolerError, ChannelLost, TimeoutError):  # it has ended, or is about to
+            except ChannelLost:  # it has ended
+                continue
+            except (PoolerError, TimeoutError):  # what it has is not known
+                worker.process.kill()
                 continue
             lost += answer["lost"]
             taken_back += answer["taken_back"]
-            for name, *report in answer["uses"]:
-                budget.adopt(worker.serial, name_of(name), Report(*report))
+            uses += ((worker.serial, use) for use in answer["uses"])
+        budget = supervisor.own_budget()  # from here on it knows of all that there is
+        for serial, (name, *report) in uses:
+            budget.adopt(serial, name_of(name), Report(*report))
         supervisor.restarts()
         return lost, taken_back
 

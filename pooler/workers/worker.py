@@ -126,7 +126,7 @@ class Worker(Service):
 
     def _orphaned(self) -> None:
         """The supervisor has gone: end when clients have, or where that would be too late, now."""
-        if self.upgrades.under_way:
+        if self.upgrades.under_way or not self._may_listen.is_set():
             os._exit(1)
         super().stop()
 

@@ -12,6 +12,7 @@ import psycopg
 
 from tests.conftest import RunWithConfig
 from tests.support.waiting import wait_until
+from tests.workers.spread import everywhere
 from tests.workers.test_workers import worker_pids
 
 
@@ -38,7 +39,7 @@ def test_one_connection_hears_for_all_workers(
     database = make_database()
     pooler = run_with_config(workers=3, databases={"*": {"pool_size": 2}})
     with ExitStack() as stack:
-        clients = [stack.enter_context(pooler.connect(dbname=database)) for _ in range(15)]
+        clients = everywhere(pooler, stack, 15, workers=3, dbname=database)
         listeners = [Listener(client, "news", f"own_{n}") for n, client in enumerate(clients)]
         speaker = stack.enter_context(pooler.connect(dbname=database))
         said = []
@@ -90,7 +91,7 @@ def test_worker_with_the_ear_dies(
     database = make_database()
     pooler = run_with_config(workers=2, databases={"*": {"pool_size": 3}})
     with ExitStack() as stack:
-        clients = [stack.enter_context(pooler.connect(dbname=database)) for _ in range(10)]
+        clients = everywhere(pooler, stack, 10, workers=2, dbname=database)
         listeners = [Listener(client, "news") for client in clients]
         os.kill(worker_pids(pooler)[0], signal.SIGKILL)
         pooler.wait_for_log(30, event="worker restarted")

@@ -1,11 +1,8 @@
 """What is changed in a database by a client of one worker is known to the others."""
 
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import Any
 
-import psycopg
 import pytest
 
 from tests.conftest import RunWithConfig
@@ -14,9 +11,8 @@ from tests.session_state.test_pins import pinned
 from tests.support.pooler import Pooler
 from tests.support.postgres import Postgres
 from tests.support.waiting import wait_until
+from tests.workers.spread import Client, everywhere
 from tests.workers.test_console import ADMIN, console
-
-Client = psycopg.Connection[tuple[Any, ...]]
 
 
 @pytest.fixture
@@ -32,28 +28,6 @@ def stack() -> Iterator[ExitStack]:
         yield stack
 
 
-def one_at_each(pooler: Pooler, stack: ExitStack, database: str, **options: Any) -> list[Client]:
-    """A client of each of the two workers."""
-    found: dict[int, Client] = {}
-    with console(pooler) as session:
-        while len(found) < 2:
-            client = stack.enter_context(pooler.connect(dbname=database, **options))
-            port = _port(client)
-            shown = session.execute("SHOW CLIENTS").fetchall()
-            (ident,) = [row["id"] for row in shown if row["port"] == port]
-            found[ident % 2] = client
-    return list(found.values())
-
-
-def _port(client: Client) -> int:
-    with socket.socket(fileno=client.pgconn.socket) as sock:
-        try:
-            port: int = sock.getsockname()[1]
-        finally:
-            sock.detach()
-    return port
-
-
 def all_know(pooler: Pooler) -> None:
     """Wait until what a worker has said of late has come to the other.
 
@@ -66,7 +40,9 @@ def all_know(pooler: Pooler) -> None:
 def test_statements_are_prepared_anew_at_all_workers(
     pooler: Pooler, stack: ExitStack, make_database: Callable[[], str]
 ) -> None:
-    here, there = one_at_each(pooler, stack, make_database(), prepare_threshold=0)
+    here, there = everywhere(
+        pooler, stack, 2, workers=2, dbname=make_database(), prepare_threshold=0
+    )
     here.execute("CREATE TABLE things AS SELECT 1 AS a")
     assert there.execute("SELECT * FROM things").fetchone() == (1,)
     here.execute("ALTER TABLE things ADD COLUMN b int DEFAULT 2")
@@ -80,7 +56,7 @@ def test_functions_are_looked_at_anew_at_all_workers(
     pooler: Pooler, stack: ExitStack, make_database: Callable[[], str]
 ) -> None:
     database = make_database()
-    here, there = one_at_each(pooler, stack, database)
+    here, there = everywhere(pooler, stack, 2, workers=2, dbname=database)
     here.execute("SELECT 1")
     there.execute("SELECT 1")
     wait_until(lambda: scans(pooler, database, user="app") >= 2)  # one of each: the next is far
@@ -98,7 +74,7 @@ def test_idle_connections_of_all_workers_make_way_for_a_change_of_the_database(
 ) -> None:
     """PostgreSQL waits 5 s for the sessions of a database to have left."""
     database = postgres.create_database()
-    for client in one_at_each(pooler, stack, database):
+    for client in everywhere(pooler, stack, 2, workers=2, dbname=database):
         client.execute("SELECT 1")
         client.close()
     wait_until(lambda: _idle(pooler, database))  # none has a catalog to look at, for nobody
@@ -118,7 +94,7 @@ def _idle(pooler: Pooler, database: str) -> bool:
 def test_changes_at_once_have_one_cap(
     pooler: Pooler, stack: ExitStack, make_database: Callable[[], str]
 ) -> None:
-    here, there = one_at_each(pooler, stack, make_database(), autocommit=False)
+    here, there = everywhere(pooler, stack, 2, workers=2, dbname=make_database(), autocommit=False)
     for turn, (first, second) in enumerate(((here, there), (there, here), (here, there))):
         first.execute(f"CREATE TABLE first_{turn} (a int)")
         second.execute("SELECT 1")

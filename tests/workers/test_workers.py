@@ -4,6 +4,8 @@ import json
 import os
 import re
 import signal
+import socket
+import subprocess
 import sys
 import threading
 import time
@@ -17,11 +19,13 @@ from typing import Any
 
 import psycopg
 import pytest
+import yaml
 
 from tests.conftest import RunWithConfig
 from tests.support.pooler import Config, Pooler
 from tests.support.postgres import PASSWORDS, Postgres
 from tests.support.waiting import wait_until
+from tests.workers.spread import everywhere
 
 Row = tuple[Any, ...]
 
@@ -176,7 +180,7 @@ def test_worker_that_dies_costs_its_own_clients_only(
     database = make_database()
     pooler = run_with_config(workers=2, databases={"*": {"pool_size": 3}})
     with ExitStack() as stack:
-        clients = [stack.enter_context(pooler.connect(dbname=database)) for _ in range(10)]
+        clients = everywhere(pooler, stack, 10, workers=2, dbname=database)
         for client in clients:
             client.execute("SELECT 1")
         victim = worker_pids(pooler)[0]
@@ -256,6 +260,22 @@ def test_supervisor_that_is_killed_takes_its_workers_along(
         wait_until(lambda: not any(_lives(pid) for pid in pids))
 
 
+def test_worker_whose_supervisor_is_killed_while_it_starts(
+    default_config: Config, tmp_path: Path
+) -> None:
+    path = tmp_path / "pooler.yaml"
+    path.write_text(yaml.safe_dump(default_config))
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        command = [sys.executable, "-m", "pooler", "run", str(path), "--worker", "0/2"]
+        file = theirs.fileno()
+        worker = subprocess.Popen([*command, str(file)], pass_fds=[file])
+        theirs.close()
+        ours.settimeout(60)
+        assert b"here" in ours.recv(1000)
+    assert worker.wait(60) == 1
+
+
 def _lives(pid: int) -> bool:
     try:
         with open(f"/proc/{pid}/stat") as file:
@@ -310,7 +330,7 @@ def test_what_people_see_is_one_pooler(
             return text
 
     with ExitStack() as stack:
-        clients = [stack.enter_context(pooler.connect(dbname=database)) for _ in range(12)]
+        clients = everywhere(pooler, stack, 12, workers=3, dbname=database)
         for client in clients:
             client.execute("SELECT 1")
         view = json.loads(get(f"/api/clients?database={database}"))
