@@ -330,7 +330,8 @@ class Pool:
         else:
             self.waiting.append(client)
             self.keeper.give_way()
-            self.wake()
+            if self.total < self.settings.pool_size + self.settings.reserve_pool_size:
+                self.wake()
 
     def _pick(self, client: Client) -> Server:
         idle = self.idle
