@@ -143,6 +143,18 @@ def test_a_scan_gives_way() -> None:
     assert world.pool().counters.scans == 1
 
 
+def test_a_scan_is_not_in_the_way_of_dropping_the_database() -> None:
+    world, app = world_with()
+    world.slow_catalog = True
+    app.ask("select 1")
+    world.wait(0.2)
+    assert scans(world) == 1
+    world.pool().vacate()
+    world.run()
+    assert world.sessions == []
+    assert world.happened("catalog failed: ") == 0
+
+
 def test_a_scan_does_not_run_under_a_clients_settings() -> None:
     world, app = world_with(pool_size=1)
     app.ask("set work_mem=5MB")
