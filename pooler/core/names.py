@@ -97,6 +97,7 @@ class Names:
         self.deallocated = b""  # the name last deallocated in SQL
         self.unnamed: bytes | None = None  # the body of its last unnamed Parse
         self.unnamed_here = False  # the server that it has knows that one
+        self._parsing = False  # perhaps it has not been answered
         self.keeps_unnamed = False  # it is, or will be, among the names
         # of messages under way
         self._planned: dict[bytes, Effect] = {}  # of each name the last
@@ -298,11 +299,17 @@ class Names:
 
     def _wait_for_unnamed(self, server: "Server", kinds: list[int]) -> None:
         """Wait while nobody knows whether an earlier group parses it: an error may skip that."""
-        if server.unknown(kinds):
-            sent = bytes(server.ledger.owed) + bytes(kinds)
-            parsed = sent.rfind(codes.PARSE)
-            if parsed >= 0 and sent.find(codes.SYNC, parsed) >= 0:
-                raise Wait
+        if not self._parsing or not server.unknown(kinds):
+            return
+        synced = False
+        for sent in (kinds, server.ledger.owed):
+            for kind in reversed(sent):
+                if kind == codes.PARSE:
+                    if synced:
+                        raise Wait
+                    return
+                synced |= kind == codes.SYNC
+        self._parsing = False
 
     def unnamed_skipped(self) -> None:
         """An error came instead of it: there is none, as far as anybody can tell."""
@@ -312,6 +319,7 @@ class Names:
     def parsed_unnamed(self, body: bytes) -> None:
         """Remember the client's unnamed statement: it may be bound on another server."""
         self.unnamed_here = True
+        self._parsing = True
         self.unnamed = body if len(body) <= UNNAMED_LIMIT else None
 
     def describe(self, body: bytes, server: "Server", kinds: list[int]) -> bytes | None:

@@ -209,9 +209,9 @@ def test_a_message_that_is_only_announced(shared: Pooler) -> None:
         client.close()
 
 
-@pytest.mark.parametrize("statistics", ["off", "on"])
+@pytest.mark.parametrize(("statistics", "name"), [("off", "p"), ("on", "p"), ("off", "")])
 def test_a_long_pipeline_unread(
-    run_with_config: RunWithConfig, database: str, statistics: str
+    run_with_config: RunWithConfig, database: str, statistics: str, name: str
 ) -> None:
     pooler = run_with_config(queries={"statistics": statistics})
     with login(pooler, database) as client:
@@ -219,9 +219,9 @@ def test_a_long_pipeline_unread(
         client.send(rawclient.parse("SELECT $1::int", "", [23]) + one)
         client.read_until()
         client.query("BEGIN")
-        client.send(rawclient.parse("SELECT $1::int", "p", [23]), rawclient.sync())
+        client.send(rawclient.parse("SELECT $1::int", name, [23]), rawclient.sync())
         client.read_until()
-        burst = (rawclient.bind([b"7"], "p") + rawclient.execute() + rawclient.sync()) * 1000
+        burst = (rawclient.bind([b"7"], name) + rawclient.execute() + rawclient.sync()) * 1000
         client.socket.settimeout(1)
         sent = 0
         with contextlib.suppress(TimeoutError):
