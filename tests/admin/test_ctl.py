@@ -132,7 +132,7 @@ def test_drain(run_with_config: RunWithConfig, tmp_path: Path) -> None:
         with subprocess.Popen(
             [sys.executable, "-m", "pooler", "ctl", "--socket", socket, "drain"]
         ) as draining:
-            pooler.wait_for_log(20, event="stopping")
+            pooler.wait_for_log(event="stopping")
             assert client.execute("SELECT 1").fetchone() == (1,)
             assert draining.poll() is None
             client.execute("COMMIT")
@@ -151,7 +151,7 @@ def test_a_pooler_that_is_cut_off(run_with_config: RunWithConfig, tmp_path: Path
             [sys.executable, "-m", "pooler", "ctl", "--socket", socket, "pause", "app"],
             stderr=subprocess.PIPE,
         ) as pausing:
-            pooler.wait_for_log(20, event="command", command="PAUSE")
+            pooler.wait_for_log(event="command", command="PAUSE")
             pooler.kill()
             assert pausing.wait(20) == UNREACHABLE
         client.close()

@@ -156,7 +156,7 @@ def test_a_password_file_that_changes_is_read_and_its_servers_are_renewed(
         set_password(postgres, role, "another")
         assert client.values("SELECT pg_backend_pid()") == first
         file.write_text("another")
-        pooler.wait_for_log(10, event="reloaded")
+        pooler.wait_for_log(event="reloaded")
         second = client.values("SELECT pg_backend_pid()")
         assert second != first
     text = pooler.log_text
