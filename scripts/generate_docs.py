@@ -20,7 +20,7 @@ PAGE = Path(__file__).parents[1] / "docs/settings.md"
 SETTINGS = """\
 # Settings
 
-Generated from the types in `pooler/config/model.py` by `scripts/generate_docs.py`.
+Generated from the types in `pooler/config/model/` by `scripts/generate_docs.py`.
 [config/pooler.yaml](../config/pooler.yaml) is a file that has them all, `pooler schema` prints a
 JSON Schema for editors, and `pooler check` finds every mistake at once.
 

@@ -5,7 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,12 +54,10 @@ def test_demo(number: signal.Signals) -> None:
             with psycopg.connect(found[0]) as connection:
                 connection.execute("CREATE TEMP TABLE mine () ON COMMIT DROP")
         connection = psycopg.connect(found[0])  # an idle client does not hold it up
-        began = time.monotonic()
         process.send_signal(number)
         output, errors = process.communicate(timeout=30)
         connection.close()
         assert (process.returncode, "everything is removed" in output) == (0, True), errors
-        assert time.monotonic() - began < 5
     with pytest.raises(psycopg.OperationalError):
         psycopg.connect(found[0])
 

@@ -121,11 +121,11 @@ def test_what_a_peer_has_sent_on_goes_no_further(run_with_config: RunWithConfig)
     with _peer() as (port, asked):
         pooler = run_with_config(peers={"hosts": [f"127.0.0.1:{port}"]})
         _send_cancel(pooler, 42, b"\1\2\3\4")
-        until(lambda: len(asked) == 1, 5)
+        until(lambda: len(asked) == 1)
         assert asked[0].endswith(b"\1\2\3\4" + TRAILER)
         _send_cancel(pooler, 42, b"\1\2\3\4" + TRAILER)
         _send_cancel(pooler, 43, b"\1\2\3\4")  # and so the one before has been dealt with
-        until(lambda: len(asked) == 2, 5)
+        until(lambda: len(asked) == 2)
         assert asked[1].startswith(raw.cancel_request(43, bytes(12))[:12])
 
 
@@ -138,7 +138,7 @@ def test_our_own_keys_are_nobody_elses(run_with_config: RunWithConfig) -> None:
         assert peer_of(pid) == 7
         _send_cancel(pooler, pid, key)
         _send_cancel(pooler, 1, key)
-        until(lambda: len(asked) == 1, 5)
+        until(lambda: len(asked) == 1)
         assert asked[0].startswith(raw.cancel_request(1, bytes(len(key) + len(TRAILER)))[:12])
 
 

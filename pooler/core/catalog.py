@@ -60,6 +60,11 @@ class Catalog:
         self._due = 0.0
         self._transactions = -1
 
+    def give_way(self) -> None:
+        """Have the server freed that a scan has."""
+        if self._scan is not None:
+            self._scan.give_way()
+
     def tick(self, now: float) -> None:
         """Scan when it is time and nobody is disturbed."""
         pool = self._pool

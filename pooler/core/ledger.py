@@ -20,6 +20,7 @@ Where the server's reading cannot be told from its replies, `unsure` is set and 
 server is never settled again, so nobody else gets it.
 """
 
+from collections import deque
 from typing import Final
 
 from pooler.wire.codes import (
@@ -69,6 +70,8 @@ _SPECIAL_ANSWERS = (b"", b"1", b"", b"", b"1", b"3", b"nT", b"nT", b"2", b"C")
 """The kinds of reply that each special kind is answered by, if any."""
 _EXTENDED = bytes([PARSE, BIND, DESCRIBE, EXECUTE, CLOSE, *range(1, SPECIAL + 1)])
 _ENDS_COPY = bytes([COPY_DONE, COPY_FAIL])
+ENDS: Final = bytes([SYNC, QUERY, FUNCTION_CALL])
+"""What is answered with ReadyForQuery."""
 
 
 ANY: Final = -1
@@ -99,6 +102,16 @@ def _ends_unsynced(kinds: list[int], before: bool) -> bool:
     return before
 
 
+def count_ends(kinds: list[int]) -> int:
+    """Return how many of `kinds` are answered with ReadyForQuery."""
+    return kinds.count(SYNC) + kinds.count(QUERY) + kinds.count(FUNCTION_CALL)
+
+
+def any_end(kinds: list[int]) -> bool:
+    """Return whether there is any such one; mostly it is not far."""
+    return SYNC in kinds or QUERY in kinds or FUNCTION_CALL in kinds
+
+
 def count_special(kinds: list[int]) -> int:
     """Return how many of `kinds` are special."""
     special = 0
@@ -113,6 +126,7 @@ class Ledger:
     __slots__ = (
         "awaits",
         "copy_in",
+        "ends",
         "owed",
         "skipping",
         "special",
@@ -122,7 +136,8 @@ class Ledger:
     )
 
     def __init__(self) -> None:
-        self.owed: list[int] = []  # kinds of the messages not yet answered, oldest first
+        self.owed: deque[int] = deque()  # kinds of the messages not yet answered, oldest first
+        self.ends = 0  # how many of them are answered with ReadyForQuery
         self.awaits = 0  # replies until all is over, if that is all there is to know, or ANY
         self.special = 0  # how many of them are of a special kind
         self.unsynced = False  # the last message sent was extended: a Sync has to come
@@ -150,11 +165,13 @@ class Ledger:
             self.awaits = _awaited(kinds)
         if self.awaits:
             self.owed += kinds
+            self.ends = 1
         elif self.skipping or self.copy_in:
             for i in range(len(kinds)):
                 self._sent_one(kinds[i])
         else:
             self.owed += kinds
+            self.ends += count_ends(kinds)
             self.unsynced = _ends_unsynced(kinds, self.unsynced)
             if self.owed[0] == COPY_DONE or self.owed[0] == COPY_FAIL:
                 self._drop_ignored()
@@ -168,6 +185,7 @@ class Ledger:
             self.swallowed = True
             return
         self.owed.append(kind)
+        self.ends += kind in ENDS
         if kind not in _ENDS_COPY:
             self.unsynced = kind in _EXTENDED
         self._drop_ignored()
@@ -177,6 +195,7 @@ class Ledger:
         if self.awaits != ANY and self.awaits != answers + 1:
             return False
         self.awaits = 0
+        self.ends = 0
         self.owed.clear()
         return True
 
@@ -191,7 +210,7 @@ class Ledger:
             # A simple Query's or a function call's replies, whatever they are, end with
             # ReadyForQuery only.
             if asked and owed[0] == asked:
-                del owed[0]
+                owed.popleft()
                 if asked == EXECUTE and self.copy_in:
                     self._copy_over()
                 self._drop_ignored()
@@ -211,7 +230,7 @@ class Ledger:
             return 0
         if reply not in _SPECIAL_ANSWERS[head]:
             return 0
-        del owed[0]
+        owed.popleft()
         self.special -= 1
         return head
 
@@ -220,8 +239,7 @@ class Ledger:
         owed = self.owed
         if not owed or owed[0] not in (LEFT_OUT_PARSE, LEFT_OUT_CLOSE):
             return 0
-        kind = owed[0]
-        del owed[0]
+        kind = owed.popleft()
         self.special -= 1
         self._drop_ignored()
         return kind
@@ -236,8 +254,9 @@ class Ledger:
         self.swallowed = False
         while len(owed) > 1 and owed[1] == SYNC:
             del owed[1]
+            self.ends -= 1
             self.swallowed = True
-        self.unsynced = _ends_unsynced(owed, False)
+        self.unsynced = _ends_unsynced(list(owed), False)
 
     def failed(self) -> int:
         """Note an ErrorResponse that does not end the connection.
@@ -254,17 +273,14 @@ class Ledger:
             return 0
         if not owed and not self.unsynced:
             return 0
-        sync = owed.index(SYNC) if SYNC in owed else -1
-        skipped = owed[:] if sync < 0 else owed[:sync]
-        if sync < 0:
-            owed.clear()
+        special = 0
+        while owed and owed[0] != SYNC:
+            kind = owed.popleft()
+            special += kind <= SPECIAL
+            self.ends -= kind in ENDS
+        if not owed:
             self.unsynced = False
             self.skipping = True
-        else:
-            del owed[:sync]
-        if not self.special:
-            return 0
-        special = count_special(skipped)
         self.special -= special
         return special
 
@@ -274,10 +290,11 @@ class Ledger:
         owed = self.owed
         if self.copy_in:
             self._copy_over()
-        if not owed or owed[0] not in (QUERY, SYNC, FUNCTION_CALL):
+        if not owed or owed[0] not in ENDS:
             self.unsure = True  # a ReadyForQuery that nobody asked for
             return
-        del owed[0]
+        owed.popleft()
+        self.ends -= 1
         if owed:
             self._drop_ignored()
 
@@ -289,4 +306,4 @@ class Ledger:
         """Drop copy ends that have come to the front: there is no COPY for them to end."""
         owed = self.owed
         while owed and (owed[0] == COPY_DONE or owed[0] == COPY_FAIL):
-            del owed[0]
+            owed.popleft()

@@ -14,6 +14,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from pooler.core import outline
+from pooler.core.ledger import ENDS
 from pooler.core.settings import Measures
 from pooler.wire import codes
 
@@ -30,7 +31,6 @@ SPANS_LIMIT: Final = 128
 """Queries of one transaction that a trace shows."""
 
 _NONE: Final = Measures()
-_ENDS: Final = bytes([codes.SYNC, codes.QUERY, codes.FUNCTION_CALL])
 
 _CONTROL: Final = re.compile(rb"(?i)\s*(?:begin|start\s+transaction|commit|end)\b[\w\s,]*;?\s*")
 _TRACEPARENT: Final = re.compile(
@@ -100,10 +100,12 @@ class Meter:
     __slots__ = (
         "_client",
         "_counting",
+        "_ends",
         "_groups",
         "_measures",
         "_named",
         "_pool",
+        "_seen",
         "_server",
         "_transaction",
         "_wait",
@@ -123,6 +125,9 @@ class Meter:
         self._wait = 0.0
         self._counting = False  # it is one of the sample
         self._transaction: Transaction | None = None  # it is traced
+        # of the chunk under way
+        self._seen = 0  # messages looked at
+        self._ends = 0  # those of them that a ReadyForQuery answers
         # of the group under way
         self.sent = 0  # bytes of its replies
 
@@ -138,6 +143,10 @@ class Meter:
 
     # -- what the client asks
 
+    def next_chunk(self) -> None:
+        """What is asked from here on comes in another chunk."""
+        self._seen = self._ends = 0
+
     def asked(self, kind: int, body: bytes, kinds: list[int], before: int) -> None:
         """Note a Query, Parse or Bind; `before` it stand so many of the `kinds` of its chunk."""
         if kind == codes.QUERY:
@@ -150,11 +159,13 @@ class Meter:
         else:
             return
         ledger = self._server.ledger
-        owed = ledger.owed
         groups = self._groups
         place = 0
-        if owed or before:
-            place = _ends(owed, len(owed)) + _ends(kinds, before)
+        if ledger.owed or before:
+            for i in range(self._seen, before):
+                self._ends += kinds[i] in ENDS
+            self._seen = before
+            place = ledger.ends + self._ends
         elif groups and ledger.settled:
             groups.clear()
         if self._measures.traces:
@@ -298,11 +309,6 @@ class Meter:
         sample = self._measures.sample
         if sample > 1:
             self._counting = self._pool.edge.random() * sample < 1.0
-
-
-def _ends(kinds: list[int], end: int) -> int:
-    """Return how many of the first messages are answered by a ReadyForQuery."""
-    return sum([kinds[i] in _ENDS for i in range(end)])
 
 
 def _shown(texts: list[bytes]) -> str:

@@ -299,7 +299,7 @@ class Names:
     def _wait_for_unnamed(self, server: "Server", kinds: list[int]) -> None:
         """Wait while nobody knows whether an earlier group parses it: an error may skip that."""
         if server.unknown(kinds):
-            sent = bytes(server.ledger.owed + kinds)
+            sent = bytes(server.ledger.owed) + bytes(kinds)
             parsed = sent.rfind(codes.PARSE)
             if parsed >= 0 and sent.find(codes.SYNC, parsed) >= 0:
                 raise Wait

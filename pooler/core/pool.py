@@ -1028,9 +1028,13 @@ class Pool:
         return not (self.total or self.clients)
 
     def vacate(self) -> None:
-        """Give up the idle servers: PostgreSQL waits some seconds for them to have left."""
+        """Give up servers that no client has: PostgreSQL waits some seconds for them to leave."""
         for server in list(self.idle):
             self.close(server, CloseReason.VACATED)
+        for server in self.working:  # with nobody, or with one of our own: when that is over
+            if server.client is None or server.client.internal:
+                server.generation = -1
+        self.catalog.give_way()
 
     def retire_idle(self) -> None:
         """Close idle servers that are not wanted, the least used first."""

@@ -27,6 +27,7 @@ from pooler.core.hints import (
     databases_in,
     names_in,
 )
+from pooler.core.ledger import ENDS
 from pooler.core.names import TEXT_LIMIT, Names
 from pooler.core.peer import HOLD_LIMIT, Edit
 from pooler.core.settings import PoolMode
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from pooler.core.client import Client
     from pooler.core.server import Server
 
-_ENDS: Final = bytes([codes.SYNC, codes.QUERY, codes.FUNCTION_CALL])
 _PORTAL: Final = ord("P")  # in a Describe
 _FLUSH: Final = build.message(codes.FLUSH, b"")
 
@@ -103,6 +103,8 @@ class Requests:
         ) or len(self.names) > 0
         replacement = b""
         foreseen, self.foreseen = self.foreseen, None
+        if server.meter is not None:
+            server.meter.next_chunk()
         at = cutter.scan(data, 0)
         while True:
             stop = cutter.stop
@@ -306,7 +308,7 @@ class Requests:
         if server.unknown(kinds) or not pool.lane.enter(change, client, server):
             client.holds = True
         elif change.guarded and settings.lock_timeout and not self.own_limit:
-            behind = kinds[-1] not in _ENDS if kinds else server.ledger.unsynced
+            behind = kinds[-1] not in ENDS if kinds else server.ledger.unsynced
             if server.status == codes.FAILED_TRANSACTION or (kind == codes.QUERY and behind):
                 return False
             if change.solitary and server.status == codes.IDLE:

@@ -13,6 +13,7 @@ from pooler.core.chores import Chore, Unusable
 from pooler.core.counters import bucket
 from pooler.core.errors import CloseReason
 from pooler.core.ledger import (
+    ENDS,
     LEFT_OUT_CLOSE,
     LEFT_OUT_PARSE,
     OUR_BIND,
@@ -24,6 +25,8 @@ from pooler.core.ledger import (
     SEEN_DESCRIBE,
     SPECIAL,
     Ledger,
+    any_end,
+    count_ends,
     count_special,
 )
 from pooler.core.names import STALE, made_to_fail
@@ -84,10 +87,6 @@ def _changed(fields: dict[str, str]) -> bool:
     return sqlstate == codes.FEATURE_NOT_SUPPORTED and fields.get("R") == "RevalidateCachedQuery"
 
 
-def _syncs(kinds: list[int]) -> int:
-    return kinds.count(codes.SYNC) + kinds.count(codes.QUERY) + kinds.count(codes.FUNCTION_CALL)
-
-
 class Server(Peer):
     """One logged-in server connection."""
 
@@ -95,8 +94,10 @@ class Server(Peer):
         "_changed",
         "_cutter",
         "_edits",
+        "_ends",
         "_group",
         "_ready",
+        "_seen",
         "_tail",
         "aim",
         "answer",
@@ -187,6 +188,8 @@ class Server(Peer):
         self.ledger = Ledger()
         self.prepared = Prepared(pool.registry)
         self.effects: deque[Effect] = deque()  # of the special messages in the ledger
+        self._seen = 0  # messages of the chunk under way that have been looked at
+        self._ends = 0  # those of them that end a group
         self._group = 0  # Syncs sent while there were any; see `Prepared`
         # per link
         self.state = ServerState.PREPARING
@@ -258,9 +261,10 @@ class Server(Peer):
     def send(self, data: bytes, kinds: list[int]) -> None:
         """Write messages of which those of `kinds` are owed something; may be none."""
         if kinds:
+            self._seen = 0
             self.ledger.sent(kinds)
             if self.effects:
-                self._group += _syncs(kinds)
+                self._group += count_ends(kinds)
         if data:
             self.transport.write(data)
 
@@ -399,11 +403,17 @@ class Server(Peer):
 
     def group_of(self, kinds: list[int]) -> int:
         """Return the number of the group of messages that comes behind `kinds`, not yet sent."""
-        return self._group + _syncs(kinds)
+        seen = self._seen if self._seen <= len(kinds) else 0
+        ends = self._ends if seen else 0
+        for i in range(seen, len(kinds)):
+            ends += kinds[i] in ENDS
+        self._seen = len(kinds)
+        self._ends = ends
+        return self._group + ends
 
     def unknown(self, kinds: list[int]) -> bool:
         """Return whether `status` may have changed until what comes behind `kinds` is read."""
-        return _syncs(self.ledger.owed) > 0 or _syncs(kinds) > 0
+        return self.ledger.ends > 0 or any_end(kinds)
 
     def describes(self, statement: Statement) -> bool:
         """Return whether it is about to tell its client of a statement's shape."""
@@ -411,6 +421,7 @@ class Server(Peer):
 
     def take_back(self, count: int) -> None:
         """Forget the newest effects: their messages are not sent after all."""
+        self._seen = 0
         for _ in range(count):
             self._undo(self.effects.pop())
 

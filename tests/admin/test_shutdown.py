@@ -17,7 +17,7 @@ from tests.support.waiting import wait_until
 def ready(pooler: Pooler) -> bool:
     """Whether /readyz says that clients should be sent here."""
     try:
-        urllib.request.urlopen(f"http://127.0.0.1:{pooler.metrics_port}/readyz", timeout=10).close()
+        urllib.request.urlopen(f"http://127.0.0.1:{pooler.metrics_port}/readyz", timeout=30).close()
     except urllib.error.HTTPError as error:
         error.close()
         return error.code != 503

@@ -18,7 +18,7 @@ from tests.support.pooler import Pooler
 from tests.support.postgres import Postgres
 from tests.support.rawclient import RawClient
 
-GONE = 10.0  # seconds in which a dead client's locks and transactions have to go, also under load
+GONE = 30.0  # seconds in which a dead client's locks and transactions have to go, also under load
 
 
 # Ways to die.

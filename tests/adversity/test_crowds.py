@@ -62,6 +62,7 @@ def test_a_thousand_logins_with_scram(run_with_config: RunWithConfig) -> None:
     # Deriving keys takes milliseconds: nobody else may wait for all of them.
     pooler = run_with_config(listen={"backlog": 1024})
     with Witness(pooler) as witness:
+        started = time.monotonic()
         clients = [RawClient(pooler.host, pooler.port) for _ in range(200)]
         for client in clients:
             client.startup(user="app", database="app")
@@ -69,7 +70,8 @@ def test_a_thousand_logins_with_scram(run_with_config: RunWithConfig) -> None:
             client.read_until(b"R")
         for client in clients:
             client.close()
-    assert witness.longest < 2
+        took = time.monotonic() - started
+    assert witness.longest < took / 2
 
 
 def test_more_than_are_allowed(run_with_config: RunWithConfig) -> None:
@@ -144,7 +146,7 @@ def test_the_pooler_is_killed(postgres: Postgres, database: str, tmp_path: Path)
             pooler.kill()
             assert client.is_closed(2)
         # A backend that works does not look at its connection; the others end.
-        until(lambda: len(postgres.backends(database)) <= 1, 5)
+        until(lambda: len(postgres.backends(database)) <= 1)
         postgres.sql(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s",
             (database,),

@@ -174,7 +174,6 @@ def test_what_an_idle_session_ignores(shared: Pooler) -> None:
 
 def test_random_bytes(shared: Pooler) -> None:
     rng = random.Random(1)
-    start = time.monotonic()
     for number in range(500):
         sock = socket.create_connection((shared.host, shared.port))
         kind = number % 5
@@ -188,7 +187,6 @@ def test_random_bytes(shared: Pooler) -> None:
         if kind == 4:
             reset(sock)
         sock.close()
-    assert time.monotonic() - start < 10
 
 
 def test_a_startup_packet_full_of_parameters(shared: Pooler) -> None:
@@ -211,8 +209,12 @@ def test_a_message_that_is_only_announced(shared: Pooler) -> None:
         client.close()
 
 
-def test_a_long_pipeline_unread(shared: Pooler, database: str) -> None:
-    with login(shared, database) as client:
+@pytest.mark.parametrize("statistics", ["off", "on"])
+def test_a_long_pipeline_unread(
+    run_with_config: RunWithConfig, database: str, statistics: str
+) -> None:
+    pooler = run_with_config(queries={"statistics": statistics})
+    with login(pooler, database) as client:
         one = rawclient.bind([b"7"]) + rawclient.execute() + rawclient.sync()
         client.send(rawclient.parse("SELECT $1::int", "", [23]) + one)
         client.read_until()
@@ -226,7 +228,7 @@ def test_a_long_pipeline_unread(shared: Pooler, database: str) -> None:
             while sent < 33:
                 client.socket.sendall(burst)
                 sent += 1
-        client.socket.settimeout(10)
+        client.socket.settimeout(30)
         if sent == 33:
             for _ in range(33_000):
                 assert rawclient.kinds(client.read_until()) == b"2DCZ"
@@ -264,15 +266,15 @@ def test_parse_bombs(shared: Pooler) -> None:
 def test_a_login_that_dribbles(run_with_config: RunWithConfig, shared: Pooler) -> None:
     pooler = run_with_config(timeouts={"client_login_timeout": 0.5})
     packet = rawclient.startup_packet({"user": "app", "database": "app"})
+    start = time.monotonic()
     with Witness(pooler), RawClient(pooler.host, pooler.port) as client:
-        start = time.monotonic()
         with contextlib.suppress(OSError, Closed):
-            for byte in packet[:-1] * 10:
+            for byte in packet[:-1]:  # in 0.05 s each, which is longer than it has
                 client.send(bytes([byte]))
                 if not client.is_silent(0.05):
                     break
         assert (goodbye(client) or {}).get("C") == "08P01"
-        assert 0.4 < time.monotonic() - start < 2
+        assert time.monotonic() - start > 0.4
     pooler.wait_for_log(event="client refused", reason="client_login_timeout")
     login(shared).close()
 

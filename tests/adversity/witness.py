@@ -14,7 +14,7 @@ from tests.support.rawclient import Closed, Message, RawClient, error_fields
 STEP = 0.005  # seconds between looks
 
 
-def until(condition: Callable[[], object], seconds: float = 2.0, what: str = "") -> float:
+def until(condition: Callable[[], object], seconds: float = 30.0, what: str = "") -> float:
     """Wait for a condition; how many seconds it took, AssertionError when it doesn't come true."""
     start = time.monotonic()
     while not condition():
@@ -119,7 +119,7 @@ def login(pooler: Pooler, dbname: str = "app") -> RawClient:
     return client
 
 
-def goodbye(client: RawClient, timeout: float = 10.0) -> dict[str, str] | None:
+def goodbye(client: RawClient, timeout: float = 30.0) -> dict[str, str] | None:
     """Read up to the end of the connection; the last error's fields, None for a silent close.
 
     TimeoutError when it stays open; AssertionError when it ends within a message.

@@ -96,15 +96,13 @@ def test_the_table_is_bounded(slow: Throttle, monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_failure_waits_and_a_success_does_not(run_with_config: RunWithConfig) -> None:
     pooler = run_with_config(auth={"failure_delay": 0.4})
-    start = time.monotonic()
     refused(pooler, "alice")
-    assert time.monotonic() - start < 0.4
     start = time.monotonic()
     refused(pooler, "alice")
     assert time.monotonic() - start >= 0.39
-    start = time.monotonic()
-    log_in(pooler, "alice")
-    assert time.monotonic() - start < 0.4
+    slow = run_with_config(auth={"failure_delay": 600})  # what waits is never answered here
+    refused(slow, "alice")
+    log_in(slow, "alice")
 
 
 def test_who_leaves_while_waiting_is_counted_out(run_with_config: RunWithConfig) -> None:

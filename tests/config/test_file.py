@@ -1,6 +1,5 @@
 """The file: YAML with positions, whatever bytes it holds."""
 
-import time
 from pathlib import Path
 
 import pytest
@@ -122,10 +121,8 @@ def test_value_that_is_not_plain(
 def test_billion_laughs(mistakes: Mistakes) -> None:
     levels = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     levels += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
-    started = time.monotonic()
-    (problem,) = mistakes("\n".join(levels))
+    (problem,) = mistakes("\n".join(levels))  # expanded, it would never end
     assert problem == "pooler.yaml:5: holds more than 50000 values with its aliases expanded"
-    assert time.monotonic() - started < 5
 
 
 def test_anchors_and_merge_keys(load_text: Load) -> None:

@@ -34,8 +34,13 @@ def scans(world: World) -> int:
 
 def figures(world: World) -> dict[str, object]:
     """What the pool counts of queries, transactions, waits, bytes and errors."""
-    counted = copy.deepcopy(vars(world.pool().counters))
-    return {name: value for name, value in counted.items() if name not in ("scans", "cancels")}
+    counters = world.pool().counters
+    found = {name: getattr(counters, name) for name in dir(counters) if not name.startswith("_")}
+    return {
+        name: copy.deepcopy(value)
+        for name, value in found.items()
+        if not callable(value) and name not in ("scans", "cancels")
+    }
 
 
 def flags_of(world: World, sql: str) -> int:
@@ -141,6 +146,18 @@ def test_a_scan_gives_way() -> None:
     world.wait(catalog.RETRY + 1)
     assert scans(world) == 2
     assert world.pool().counters.scans == 1
+
+
+def test_a_scan_is_not_in_the_way_of_dropping_the_database() -> None:
+    world, app = world_with()
+    world.slow_catalog = True
+    app.ask("select 1")
+    world.wait(0.2)
+    assert scans(world) == 1
+    world.pool().vacate()
+    world.run()
+    assert world.sessions == []
+    assert world.happened("catalog failed: ") == 0
 
 
 def test_a_scan_does_not_run_under_a_clients_settings() -> None:

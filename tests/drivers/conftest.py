@@ -28,6 +28,7 @@ def run_program(
     """Runs a program with a pooler's address, a user and password, its CA and number of servers."""
     pair = authority.issue("localhost", ("localhost", "127.0.0.1"), file="pooler")
     pooler = run_with_config(
+        admin={"socket": "", "users": "app"},
         databases={"*": {"pool_size": request.param}},
         tls={"sslmode": "prefer", "cert_file": str(pair.cert), "key_file": str(pair.key)},
     )

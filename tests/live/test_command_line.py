@@ -299,7 +299,7 @@ def test_text_for_people(
 def page(port: int, path: str) -> tuple[int, str]:
     """Status and body of a page."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as response:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=30) as response:
             return response.status, response.read().decode()
     except urllib.error.HTTPError as error:
         with error:

@@ -37,7 +37,7 @@ def test_query_timeout(shared_pooler: SharedPooler, login: Login) -> None:
         else:
             hasty.send(raw.query(SLEEP))
         (fields,) = errors(hasty.read_until())
-        assert 0.5 < time.monotonic() - started < 5
+        assert time.monotonic() - started > 0.5
         assert (fields["C"], fields["S"]) == ("57014", "ERROR")
         assert hasty.values("SELECT 'still here'") == [[b"still here"]]
     assert raw.rows(patient.read_until()) == [[b"", b"slept"]]
@@ -72,7 +72,8 @@ def test_transaction_timeout(shared_pooler: SharedPooler, login: Login) -> None:
 def test_idle_in_transaction_timeout(
     shared_pooler: SharedPooler, login: Login, postgres: Postgres
 ) -> None:
-    pooler = shared_pooler(users={"alice": {"idle_in_transaction_timeout": 0.3}})
+    limits = {"idle_in_transaction_timeout": 0.3, "pool_size": 1}
+    pooler = shared_pooler(users={"alice": limits})
     client, other = login("alice", at=pooler), login("app", at=pooler)
     other.query("BEGIN")
     ((pid,),) = client.values("BEGIN; SELECT pg_backend_pid()")

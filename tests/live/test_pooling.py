@@ -358,10 +358,8 @@ def test_dead_host_is_passed_over(
 ) -> None:
     hosts = ["127.0.0.1:1", f"127.0.0.1:{postgres.port}", "no-such-host.invalid"]
     pooler = shared_pooler(databases={"*": {"host": hosts, "load_balance_hosts": balance}})
-    started = time.monotonic()
     clients = [login(at=pooler) for _ in range(5)]
     assert len({begin(client) for client in clients}) == 5
-    assert time.monotonic() - started < 5
     for client in clients:
         client.query("COMMIT")
     assert pooler.log_contains(event="server connection failed", host="127.0.0.1:1")
@@ -412,9 +410,7 @@ def test_database_that_is_down_and_comes_back(
     ask(client)
     assert client.is_silent(0.2)
     own_postgres.start()
-    started = time.monotonic()
     assert raw.rows(client.read_until()) == [[b"1"]]
-    assert time.monotonic() - started < 1.5
     with ExitStack() as stack:
         for _ in range(5):
             stack.enter_context(pooler.connect("app")).execute("SELECT 1")

@@ -209,7 +209,7 @@ def test_listening_elsewhere(run_with_config: RunWithConfig, login: Login) -> No
 
 def fetch(port: int, path: str = "/metrics") -> bytes:
     """A page of the metrics server."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as response:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=30) as response:
         body: bytes = response.read()
         return body
 

@@ -91,7 +91,7 @@ class Prometheus:
         self._url = f"http://127.0.0.1:{port}/api/v1"
 
     def get(self, path: str) -> Any:
-        with urllib.request.urlopen(f"{self._url}/{path}", timeout=10) as answer:
+        with urllib.request.urlopen(f"{self._url}/{path}", timeout=30) as answer:
             return json.loads(answer.read())["data"]
 
     def firing(self) -> set[str]:

@@ -18,6 +18,7 @@ from tests.live.conftest import Login
 from tests.session_state.test_pins import metric
 from tests.support import rawclient as raw
 from tests.support.pooler import Config, Pooler, merged
+from tests.support.postgres import Postgres
 from tests.support.waiting import wait_until
 
 NO_CATALOG = {"catalog_interval": 0}  # ours is a client like others otherwise
@@ -185,8 +186,8 @@ def test_a_slow_query_says_why(counting: Pooler, login: Login) -> None:
     assert slow(counting)[-1]["pinned_by"] == first["statement"]
 
 
-def test_a_group_ends_with_its_sync(counting: Pooler, login: Login) -> None:
-    """BEGIN and a query before one Sync, as pgjdbc sends them; then two groups in one chunk."""
+def test_a_group_ends_with_its_sync(counting: Pooler, login: Login, postgres: Postgres) -> None:
+    """BEGIN and a query before one Sync, as pgjdbc sends them; then two groups at once."""
     client = login(at=counting)
     statement = "SELECT count(*) FROM pg_sleep(0.01)"
     client.send(
@@ -194,17 +195,24 @@ def test_a_group_ends_with_its_sync(counting: Pooler, login: Login) -> None:
         *(raw.parse(statement), raw.bind([]), raw.execute(), raw.sync()),
     )
     client.read_until()
-    for sql in ("SELECT pg_sleep(0.02), 1", "SELECT pg_sleep(0.03), 'two', 2"):
-        client.send(raw.parse(sql), raw.bind([]), raw.execute(), raw.sync())
-    client.read_until()
-    client.read_until()
+    with postgres.connect(dbname="app") as other:
+        other.execute("SELECT pg_advisory_lock(816)")  # so that their replies do not come together
+        groups = [
+            raw.parse(sql) + raw.bind([]) + raw.execute() + raw.sync()
+            for sql in ("SELECT pg_sleep(0.02), 1", "SELECT pg_advisory_xact_lock(816), 'two', 2")
+        ]
+        client.send(*groups)
+        client.read_until()
+        time.sleep(0.01)
+        other.execute("SELECT pg_advisory_unlock(816)")
+        client.read_until()
     client.query("COMMIT")
     wait_until(lambda: len(slow(counting)) >= 3)
     shown = [(event["statement"], event["rows"]) for event in slow(counting)[:3]]
     assert shown == [
         ("SELECT count(*) FROM pg_sleep(?) (the last of 2)", 1),
         ("SELECT pg_sleep(?), ?", 1),
-        ("SELECT pg_sleep(?), ?, ?", 1),
+        ("SELECT pg_advisory_xact_lock(?), ?, ?", 1),
     ]
     assert slow(counting)[2]["execute_seconds"] > 0
 

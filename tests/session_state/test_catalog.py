@@ -217,4 +217,4 @@ def test_clients_come_first(run_with_config: RunWithConfig, make_database: MakeD
             client.execute("SELECT 1")
             slowest = max(slowest, time.monotonic() - started)
             time.sleep(0.005)
-        assert slowest < 1
+        assert slowest < 5

@@ -43,7 +43,7 @@ def pooler(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iter
 def metric(pooler: Pooler, name: str, **labels: str) -> float:
     """The sum of a metric's samples with these labels."""
     url = f"http://127.0.0.1:{pooler.metrics_port}/metrics"
-    with urllib.request.urlopen(url, timeout=5) as answer:
+    with urllib.request.urlopen(url, timeout=30) as answer:
         lines = answer.read().decode().splitlines()
     return sum(
         float(line.rpartition(" ")[2])

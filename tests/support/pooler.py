@@ -118,7 +118,7 @@ class Pooler:
         """Send it a signal."""
         os.kill(self.pid, number)
 
-    def terminate(self, timeout: float = 15.0) -> int:
+    def terminate(self, timeout: float = 30.0) -> int:
         """SIGTERM, and wait for it to leave; its exit status."""
         self._expects_end = True
         self.signal(signal.SIGTERM)
@@ -199,7 +199,7 @@ class Pooler:
         """Whether a line was logged with all these fields."""
         return self._find(fields) is not None
 
-    def wait_for_log(self, timeout: float = 5.0, /, **fields: object) -> Event:
+    def wait_for_log(self, timeout: float = 30.0, /, **fields: object) -> Event:
         """The first line with all these fields, waiting for it; PoolerError when none comes."""
         return self._wait(lambda: self._find(fields), timeout, f"a log line with {fields}")
 

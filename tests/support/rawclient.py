@@ -16,7 +16,7 @@ from typing import Self
 Message = tuple[bytes, bytes]
 """A message's kind (one byte) and its body without the length."""
 
-TIMEOUT = 10.0  # seconds
+TIMEOUT = 30.0  # seconds, on a loaded machine
 
 SSL_REQUEST = struct.pack("!ii", 8, 80877103)
 GSSENC_REQUEST = struct.pack("!ii", 8, 80877104)

@@ -356,7 +356,7 @@ def test_half_a_handshake(shared: Pooler, begun: bytes) -> None:
         client.send(begun)
         client.socket.settimeout(10)
         assert client.socket.recv(100) == b""
-    assert 1.5 < time.monotonic() - before < 8
+    assert time.monotonic() - before > 1.5
     assert shared.log_contains(event="client refused", reason="client_login_timeout")
 
 

@@ -50,10 +50,10 @@ def test_what_is_sent_while_nobody_reads_is_not_lost(start_line: StartLine) -> N
         thread = threading.Thread(target=ask)
         thread.start()
         try:
-            until(lambda: total > 3, 20)
+            until(lambda: total > 3)
             line.upgrade()
             seen = total
-            until(lambda: total > seen + 3, 20)
+            until(lambda: total > seen + 3)
         finally:
             done.set()
             thread.join()
@@ -87,7 +87,7 @@ def test_who_waits_for_a_server_waits_on(start_line: StartLine) -> None:
     with login(line) as busy, login(line) as waiting:
         busy.values("BEGIN")
         waiting.send(raw.query("SELECT 'at last'"))
-        until(lambda: waiters(line) == 1, 10)
+        until(lambda: waiters(line) == 1)
         pid = start_of_upgrade(line)
         assert waiting.is_silent()
         busy.values("COMMIT")
@@ -159,7 +159,7 @@ def test_cancel_requests_find_their_client(start_line: StartLine) -> None:
     with login(line) as stays, login(line) as moves:
         stays.values("BEGIN")
         pid = start_of_upgrade(line)
-        until(lambda: measured(line, "pooler_client_connections") == 1, 10)
+        until(lambda: measured(line, "pooler_client_connections") == 1)
         for client in (stays, moves):
             client.send(raw.query("SELECT pg_sleep(60)"))
             assert client.is_silent(0.3)

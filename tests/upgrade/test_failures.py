@@ -48,7 +48,7 @@ def test_a_successor_that_dies_before_it_serves(start_line: StartLine) -> None:
     line = start_line()
     with Witness(line):
         seen = line.ask()
-        until(lambda: children(line.pid), 20)
+        until(lambda: children(line.pid))
         os.kill(children(line.pid)[0], signal.SIGKILL)
         failure = line.event(seen, event="upgrade failed")
         assert "ended before it was ready" in failure["message"]
@@ -64,7 +64,7 @@ def test_a_successor_that_is_killed_while_clients_move(
         stays.values("BEGIN")
         seen = line.ask()
         successor = line.event(seen, event="replaced")["successor"]
-        until(lambda: measured(line, "pooler_client_connections") == 1, 20)
+        until(lambda: measured(line, "pooler_client_connections") == 1)
         os.kill(successor, signal.SIGKILL)
         gone = line.event(seen, event="the new process has gone")
         assert gone["lost"] >= 1
@@ -82,7 +82,7 @@ def test_the_old_process_is_killed(start_line: StartLine) -> None:
         stays.values("BEGIN")
         seen = line.ask()
         successor = line.event(seen, event="replaced")["successor"]
-        until(lambda: measured(line, "pooler_client_connections") == 1, 20)
+        until(lambda: measured(line, "pooler_client_connections") == 1)
         old = line.pid
         os.kill(old, signal.SIGKILL)
         line.follow(successor, expected=-signal.SIGKILL)
@@ -100,7 +100,7 @@ def test_stopping_the_new_process_stops_the_old_one(start_line: StartLine) -> No
         seen = line.ask()
         old, successor = line.pid, line.event(seen, event="replaced")["successor"]
         os.kill(successor, signal.SIGTERM)
-        until(lambda: line.log_contains(event="stopping", clients=1), 20)
+        until(lambda: line.log_contains(event="stopping", clients=1))
         assert stays.values("SELECT 1") == [[b"1"]]
         stays.send(raw.query("COMMIT"))
         told = goodbye(stays, 20)

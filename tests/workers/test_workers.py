@@ -325,7 +325,7 @@ def test_what_people_see_is_one_pooler(
 
     def get(path: str) -> str:
         url = f"http://127.0.0.1:{pooler.metrics_port}{path}"
-        with urllib.request.urlopen(url, timeout=20) as answer:
+        with urllib.request.urlopen(url, timeout=30) as answer:
             text: str = answer.read().decode()
             return text
 

@@ -42,6 +42,10 @@ public class Check {
             notifications();
         }
         cancels();
+        for (String mode :
+                List.of("simple", "extended", "extendedForPrepared", "extendedCacheEverything")) {
+            console(mode);
+        }
         System.out.println("ok");
     }
 
@@ -53,8 +57,11 @@ public class Check {
         for (int i = 0; i < options.length; i += 2) {
             properties.setProperty(options[i], options[i + 1]);
         }
-        String url = "jdbc:postgresql://" + where[0] + ":" + where[1] + "/app";
-        return DriverManager.getConnection(url, properties);
+        return DriverManager.getConnection(url("app"), properties);
+    }
+
+    static String url(String database) {
+        return "jdbc:postgresql://" + where[0] + ":" + where[1] + "/" + database;
     }
 
     static void check(boolean holds, String what) {
@@ -127,6 +134,39 @@ public class Check {
             }
             fails("22P02", () -> one(a, "SELECT 'x'::int"));
             same(one(a, "SELECT 1"), 1);
+        }
+    }
+
+    static void console(String mode) throws Exception {
+        Properties properties = new Properties();
+        properties.setProperty("user", where[2]);
+        properties.setProperty("password", where[3]);
+        properties.setProperty("preferQueryMode", mode);
+        properties.setProperty("prepareThreshold", "3");
+        try (Connection console = DriverManager.getConnection(url("pgbouncer"), properties);
+                PreparedStatement pools = console.prepareStatement("SHOW POOLS");
+                PreparedStatement stats = console.prepareStatement("SHOW STATS")) {
+            for (int i = 0; i < 8; i++) { // from some turn on it is prepared by name
+                boolean found = false;
+                try (ResultSet rows = pools.executeQuery()) {
+                    while (rows.next()) {
+                        found |= rows.getString("database").equals("app")
+                                && rows.getString("user").equals(where[2])
+                                && rows.getLong("cl_active") >= 0;
+                    }
+                }
+                check(found, "the pool of app");
+                found = false;
+                try (ResultSet rows = stats.executeQuery()) {
+                    while (rows.next()) {
+                        found |= rows.getString("database").equals("app")
+                                && rows.getLong("total_query_count") > 0;
+                    }
+                }
+                check(found, "the figures of app");
+            }
+            fails("42601", () -> one(console, "SHOW NONSENSE"));
+            check(console.isValid(10), "valid");
         }
     }
 
