@@ -104,7 +104,7 @@ class Taker:
                 "follow": lambda *what: self._heir.follow(*what),
                 "report": lambda *what: self._heir.report(*what),
                 "left": lambda source: self._heir.left(source),
-                "clients": lambda counts: self._heir.elsewhere(counts),
+                "clients": lambda counts: self._heir.elsewhere(_counts(counts)),
                 "cancel": lambda pid, secret: self._heir.cancel(pid, secret),
                 "done": self._old_is_done,
             },
@@ -182,7 +182,7 @@ class Taker:
         await self._prepared
 
     async def _serve(self, estate: dict[str, Any]) -> None:
-        self._heir.elsewhere(estate["clients"])
+        self._heir.elsewhere(_counts(estate["clients"]))
         self._heir.acquaint(estate["pools"])  # before anything else is heard of them
         self._may_serve.set_result(None)
         await self._serves
@@ -236,6 +236,10 @@ class Taker:
     def close(self) -> None:
         """Leave: the old process hears of it by the connection's end."""
         self._channel.close()
+
+
+def _counts(told: list[list[Any]]) -> Counts:
+    return [(kind, name, count) for kind, name, count in told]
 
 
 def _check_owner(sock: socket.socket) -> None:

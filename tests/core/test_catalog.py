@@ -34,8 +34,13 @@ def scans(world: World) -> int:
 
 def figures(world: World) -> dict[str, object]:
     """What the pool counts of queries, transactions, waits, bytes and errors."""
-    counted = copy.deepcopy(vars(world.pool().counters))
-    return {name: value for name, value in counted.items() if name not in ("scans", "cancels")}
+    counters = world.pool().counters
+    found = {name: getattr(counters, name) for name in dir(counters) if not name.startswith("_")}
+    return {
+        name: copy.deepcopy(value)
+        for name, value in found.items()
+        if not callable(value) and name not in ("scans", "cancels")
+    }
 
 
 def flags_of(world: World, sql: str) -> int:

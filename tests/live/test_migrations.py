@@ -328,7 +328,8 @@ def test_a_cancel_reaches_who_waits_for_others(
 
 def test_who_waits_for_others_does_not_for_ever(run_with_config: RunWithConfig, table: str) -> None:
     pooler = run_with_config(
-        migrations={"max_concurrent": 1}, timeouts={"query_wait_timeout": "200ms"}
+        migrations={"max_concurrent": 1},
+        timeouts={"query_wait_timeout": "3s"},  # of who waits for a server to be opened, too
     )
     with pooler.connect() as first, pooler.connect() as second, first.transaction():
         first.execute(f"ALTER TABLE {table} ADD COLUMN a int")

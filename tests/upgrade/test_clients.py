@@ -141,7 +141,7 @@ def test_tls_clients_stay_and_are_told_in_the_end(start_line: StartLine, tmp_pat
     certificate = authority.issue("pooler")
     line = start_line(
         tls={"cert_file": str(certificate.cert), "key_file": str(certificate.key)},
-        upgrade={"timeout": 1},
+        upgrade={"timeout": 3},
     )
     with line.connect(sslmode="require") as client:
         pid = start_of_upgrade(line)
