@@ -368,8 +368,7 @@ def _check(
     if account.method == "md5" and stored is None:
         yield from _check_md5(user, secret, random, key)
         return "md5", secret, b""
-    verifier, cause = _substitute(user, secret, key, keyring) if stored is None else (stored, "")
-    keys, said = yield from _check_scram(user, verifier, cause, random(scram.NONCE_SIZE), bound)
+    keys, said = yield from _check_scram(user, secret, stored, random, key, keyring, bound)
     return "scram-sha-256", secret if stored is None else keys, said
 
 
@@ -419,12 +418,15 @@ _BOUND_OFFER: Final = build.sasl_mechanisms(_BOUND)
 
 
 def _check_scram(
-    user: str, verifier: scram.Verifier, cause: str, nonce: bytes, bound: bytes
+    user: str,
+    secret: str | None,
+    stored: scram.Verifier | None,
+    random: Random,
+    key: bytes,
+    keyring: scram.Keyring,
+    bound: bytes,
 ) -> Dialogue[tuple[scram.Keys | None, bytes]]:
-    """Return what the client has proven to have, and our own proof.
-
-    `cause` is why it cannot succeed, if it cannot: a client is not told before the end.
-    """
+    """Return what the client has proven to have, and our own proof; `stored` is its verifier."""
     yield _BOUND_OFFER if bound else _UNBOUND_OFFER
     offer = _BOUND if bound else _UNBOUND
     answer: tuple[int, bytes] = yield _SASL
@@ -440,7 +442,10 @@ def _check_scram(
                 "the client was not told that it could bind to our certificate",
             )
         bound = b""
-    exchange = scram.ServerExchange(verifier, nonce, flags, bound)
+    verifier, cause = stored, ""
+    if verifier is None:
+        verifier, cause = _substitute(user, secret, key, keyring)
+    exchange = scram.ServerExchange(verifier, random(scram.NONCE_SIZE), flags, bound)
     yield build.authentication(codes.AUTH_SASL_CONTINUE, exchange.first(response))
     answer = yield _SASL
     final = exchange.final(answer[1])
