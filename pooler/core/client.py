@@ -59,7 +59,6 @@ class Client(Peer):
         "_skipping",
         "again",
         "asked",
-        "asks_sequences",
         "counters",
         "custom",
         "database",
@@ -127,7 +126,6 @@ class Client(Peer):
         self.listening = session.NO_NAMES  # channels that `broadcast` serves it
         self.unlistening = session.NO_NAMES  # in the transaction under way
         self.notes = Notes(self)
-        self.asks_sequences = False  # begins a transaction with currval or lastval
         self.asked: Server | None = None  # is being asked what this client left on it
         # now
         self.state = ClientState.GREETING
@@ -353,7 +351,8 @@ class Client(Peer):
             self.move(ClientState.WAITING)
             if kind == codes.QUERY or kind == codes.PARSE:
                 hint = self.pool.hints.of(held[codes.HEADER : size])
-                self.asks_sequences = hint.flags & SEQUENCES != 0
+                if hint.flags & SEQUENCES:
+                    self.pool.asks_sequences = True
                 if size <= len(held):
                     self.requests.foreseen = hint
             if len(held) > HOLD_LIMIT:

@@ -64,6 +64,7 @@ class Pool:
         "_told",
         "_unmeasured",
         "_welcomes",
+        "asks_sequences",
         "broadcast",
         "catalog",
         "clients",
@@ -148,6 +149,7 @@ class Pool:
         self.hints = Hints(self.rules, {})
         self.registry = Registry(shelf)
         self.statistics = Statistics()
+        self.asks_sequences = False  # somebody uses currval or lastval: any transaction may
         self._unmeasured = 0  # transactions until the next one of the sample
         # clients
         self.clients: dict[Client, None] = {}
@@ -337,13 +339,13 @@ class Pool:
         idle = self.idle
         if self.settings.server_round_robin or not client.ident:  # ours is in nobody's way
             return idle.pop(0)
-        if idle[-1].settings is client.wants and not client.asks_sequences:
+        if idle[-1].settings is client.wants and not self.asks_sequences:
             return idle.pop()
         for back in range(1, min(len(idle), MATCH_LIMIT) + 1):
             server = idle[-back]
             if (
                 server.last_client == client.ident
-                if client.asks_sequences
+                if self.asks_sequences
                 else server.settings is client.wants
             ):
                 del idle[-back]
@@ -383,13 +385,13 @@ class Pool:
         check = ""
         if settings.server_check_query and now - server.idle_since >= settings.server_check_delay:
             check = settings.server_check_query
-        if not check and server.settings is client.wants and not client.asks_sequences:
+        if not check and server.settings is client.wants and not self.asks_sequences:
             self._start(server, client, now)
             return
         changes: list[str] = []
         if server.settings is not client.wants:
             changes = session.changes(server.settings, client.wants, server.base)
-        if client.asks_sequences and server.last_client != client.ident:
+        if self.asks_sequences and client.ident and server.last_client != client.ident:
             changes.append("DISCARD SEQUENCES")  # an error is better than another session's value
         if check or changes:
             server.move(ServerState.PREPARING)

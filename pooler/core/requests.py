@@ -22,6 +22,7 @@ from pooler.core.hints import (
     NOTIFIES,
     PREPARED,
     RESET,
+    SEQUENCES,
     TOO_LONG,
     Hint,
     databases_in,
@@ -265,6 +266,8 @@ class Requests:
         if flags & EXECUTES:
             flags |= self._prepared_flags
         server.touch(flags, hint)
+        if flags & SEQUENCES:
+            self._client.pool.asks_sequences = True
         if flags & LOCK_TIMEOUT:
             self.own_limit = True
         if flags & NOTIFIES:
