@@ -224,7 +224,13 @@ def test_an_administrator_can_do_something(dashboard: Pooler, web: Http, browser
         show(page, web, "clients")
         assert page.find_element(By.CSS_SELECTOR, ".who").text == "app"
         until(lambda: column(page, "clients", "Client"), ["victim"])
-        page.find_element(By.CSS_SELECTOR, "#clients .act.danger").click()
+
+        def asked() -> bool:
+            """Whether the click has met the button: the page is live, and may just draw it anew."""
+            page.find_element(By.CSS_SELECTOR, "#clients .act.danger").click()
+            return bool(page.find_elements(By.CSS_SELECTOR, "dialog .act.danger"))
+
+        until(asked, True)
         page.find_element(By.CSS_SELECTOR, "dialog .act.danger").click()
         until(lambda: "is disconnected" in page.find_element(By.TAG_NAME, "body").text, True)
         with pytest.raises(psycopg.OperationalError, match="admin forced disconnect"):
