@@ -15,6 +15,7 @@ from types import MappingProxyType
 from pooler.embedded import free_port
 from tests.support.pooler import Pooler
 from tests.support.postgres import PASSWORDS, Postgres
+from tests.support.processes import children
 from tests.tls.certificates import Pair
 
 ROOT = Path(__file__).parents[2]
@@ -34,8 +35,7 @@ class Missing(Exception):
 
 def family(pid: int) -> list[int]:
     """A process, and those that it has started: a pooler's workers, PostgreSQL's backends."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [pid, *(int(child) for child in children)]
+    return [pid, *children(pid)]
 
 
 def cpu_seconds(pid: int) -> float:

@@ -19,6 +19,7 @@ from pooler.embedded import free_port
 from tests.conftest import RunWithConfig
 from tests.live.test_command_line import clean_environment, run
 from tests.support.postgres import Postgres
+from tests.support.processes import children
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -116,8 +117,7 @@ def test_as_pid_1_with_nothing_to_write_to(postgres: Postgres) -> None:
                 break
         with psycopg.connect(f"host=127.0.0.1 port={port} user=app dbname=app") as connection:
             assert connection.execute("SELECT 1").fetchone() == (1,)
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        os.kill(int(children[0]), signal.SIGTERM)
+        os.kill(children(process.pid)[0], signal.SIGTERM)
         wait_until(lambda: process.poll() is not None)
         assert process.returncode == 0
         assert "stopped" in process.stderr.read()

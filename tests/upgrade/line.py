@@ -61,6 +61,12 @@ class Line(Pooler):
 
     _process: Any
 
+    def console(self, command: str) -> list[tuple[Any, ...]]:
+        """Give a command at the console; the rows that it answers."""
+        with self.connect(dbname="pooler") as session:
+            cursor = session.execute(command)
+            return cursor.fetchall() if cursor.description else []
+
     def ask(self) -> int:
         """Ask for an upgrade; return how long the log was."""
         seen = len(self.log)

@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import pytest
@@ -15,13 +14,9 @@ import pytest
 from tests.adversity.witness import Census, Witness, goodbye, login, until
 from tests.support import rawclient as raw
 from tests.support.postgres import Postgres
+from tests.support.processes import children
 from tests.upgrade.conftest import StartLine
 from tests.upgrade.line import measured
-
-
-def children(pid: int) -> list[int]:
-    """The processes that this one has started."""
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def test_a_bad_configuration_changes_nothing(start_line: StartLine) -> None:
@@ -140,22 +135,17 @@ def test_what_operators_have_changed_stays_so(start_line: StartLine) -> None:
     """A pause, a disabled database, a SET."""
     line = start_line(admin={"users": ["app"]}, timeouts={"query_wait_notify": 0})
 
-    def console(command: str) -> list[tuple[Any, ...]]:
-        with line.connect(dbname="pooler") as session:
-            cursor = session.execute(command)
-            return cursor.fetchall() if cursor.description else []
-
     with login(line) as client:
         client.values("SELECT 1")
-        console("SET defaults.pool_size = 3")
-        console("DISABLE other")
-        console("PAUSE app")
+        line.console("SET defaults.pool_size = 3")
+        line.console("DISABLE other")
+        line.console("PAUSE app")
         client.send(raw.query("SELECT 'after the pause'"))
         line.upgrade()
         assert client.is_silent()
         with pytest.raises(psycopg.OperationalError, match="disabled"):
             line.connect(dbname="other")
-        console("RESUME app")
+        line.console("RESUME app")
         assert raw.rows(client.read_until()) == [[b"after the pause"]]
-        config = {name: value for name, value, *_ in console("SHOW CONFIG")}
+        config = {name: value for name, value, *_ in line.console("SHOW CONFIG")}
         assert config["defaults.pool_size"] == "3"

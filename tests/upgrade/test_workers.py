@@ -230,27 +230,22 @@ def test_what_operators_have_changed_stays_so(start_line: StartLine) -> None:
     """A pause, a disabled database, a SET; asked for at a worker's console."""
     line = start_line(workers=2, admin={"users": ["app"]}, timeouts={"query_wait_notify": 0})
 
-    def console(command: str) -> list[tuple[Any, ...]]:
-        with line.connect(dbname="pooler") as session:
-            cursor = session.execute(command)
-            return cursor.fetchall() if cursor.description else []
-
     with login(line) as client:
         client.values("SELECT 1")
-        console("SET defaults.pool_size = 3")
-        console("DISABLE other")
-        console("PAUSE app")
+        line.console("SET defaults.pool_size = 3")
+        line.console("DISABLE other")
+        line.console("PAUSE app")
         client.send(raw.query("SELECT 'after the pause'"))
         seen = len(line.log)
-        ((pid,),) = console("UPGRADE")
+        ((pid,),) = line.console("UPGRADE")
         line.follow(int(pid))
         line.event(seen, event="upgraded")
         assert client.is_silent()
         with pytest.raises(psycopg.OperationalError, match="disabled"):
             line.connect(dbname="other")
-        config = {name: value for name, value, *_ in console("SHOW CONFIG")}
+        config = {name: value for name, value, *_ in line.console("SHOW CONFIG")}
         assert config["defaults.pool_size"] == "3"
-        console("RESUME app")
+        line.console("RESUME app")
         assert raw.rows(client.read_until()) == [[b"after the pause"]]
 
 

@@ -24,6 +24,7 @@ import yaml
 from tests.conftest import RunWithConfig
 from tests.support.pooler import Config, Pooler
 from tests.support.postgres import PASSWORDS, Postgres
+from tests.support.processes import children
 from tests.support.waiting import wait_until
 from tests.workers.spread import everywhere
 
@@ -32,9 +33,7 @@ Row = tuple[Any, ...]
 
 def worker_pids(pooler: Pooler) -> list[int]:
     """The processes of the workers, by their numbers as far as that can be told."""
-    children = f"/proc/{pooler.pid}/task/{pooler.pid}/children"
-    with open(children) as file:
-        return [int(word) for word in file.read().split()]
+    return children(pooler.pid)
 
 
 class Watch:
