@@ -1,4 +1,4 @@
-"""Compiles the byte path (`pooler/wire`, `pooler/core`) to a C extension with mypyc.
+"""Compiles the byte path and logins (`pooler/wire`, `core`, `login`) to a C extension with mypyc.
 
 POOLER_COMPILE says whether: `yes` (or it is an error), `no`, or, by default, where there is a C
 compiler with Python's headers, and the installation is not an editable one, whose files are to
@@ -19,7 +19,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import BaseError
 
 ROOT = Path(__file__).parent
-PACKAGES = ("pooler/wire", "pooler/core")
+PACKAGES = ("pooler/wire", "pooler/core", "pooler/login")
 INTERPRETED = frozenset(
     {
         "__init__.py",
@@ -27,6 +27,8 @@ INTERPRETED = frozenset(
         "errors.py",  # likewise
     }
 )
+OPTIONS = ("--config-file=", "--follow-imports=silent", "--ignore-missing-imports")
+"""mypy's: what is only imported is not compiled, and what it imports need not be installed."""
 COMMANDS = frozenset({"bdist_wheel", "build", "build_ext", "install"})
 """Those that build; the others only ask for metadata."""
 
@@ -68,7 +70,7 @@ def translated() -> list[Extension]:
 
     os.chdir(ROOT)
     extensions: list[Extension] = mypycify(
-        ["--config-file=", *sources()], opt_level="3", group_name="pooler"
+        [*OPTIONS, *sources()], opt_level="3", group_name="pooler"
     )
     return extensions
 

@@ -25,7 +25,8 @@ from pooler.admin.socket import found
 from pooler.admin.view import Type
 from pooler.core.errors import PoolerError, ServerRefused
 from pooler.core.settings import Host, Target
-from pooler.dialer import Manner, ServerLogin, open_connection
+from pooler.dialer import open_connection
+from pooler.login.servers import Manner, ServerLogin
 from pooler.table import Cell, table
 from pooler.wire import build, codes, parse
 from pooler.wire.scram import Keyring
@@ -239,7 +240,7 @@ async def _connect(options: argparse.Namespace, name: str) -> "Conversation":
     if options.host:
         transport, dialogue = await open_connection(host, login)
     else:
-        loop = asyncio.get_running_loop()
+        loop: Any = asyncio.get_running_loop()
         path = str(_socket(options))
         transport, dialogue = await loop.create_unix_connection(login, path)
     try:

@@ -8,7 +8,7 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from pooler.config import Settings
 from pooler.sockets import (
@@ -33,9 +33,7 @@ Bind = Callable[[Settings, Address], list[socket.socket]]
 class Listener:
     """The listening sockets of the pooler."""
 
-    def __init__(
-        self, factory: Callable[[], asyncio.Protocol], bind: Bind, *, owner: bool = True
-    ) -> None:
+    def __init__(self, factory: Callable[[], Any], bind: Bind, *, owner: bool = True) -> None:
         self._factory = factory
         self._bind = bind
         self.owner = owner  # of the unix sockets' paths: others may serve them, too

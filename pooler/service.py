@@ -39,7 +39,6 @@ from pooler.core.routes import Router
 from pooler.core.server import Server
 from pooler.core.settings import Route
 from pooler.dialer import Dialer
-from pooler.greeter import Greeter
 from pooler.handover import Kind
 from pooler.handover.giver import left_behind
 from pooler.handover.taker import Taker
@@ -47,6 +46,8 @@ from pooler.handover.upgrades import Upgrades
 from pooler.health import Health, Report
 from pooler.http import MetricsServer
 from pooler.listener import SYSTEMD, Address, Listener, adapt, bind
+from pooler.login.greeter import Greeter
+from pooler.login.lobby import Lobby
 from pooler.metrics import Snapshot, snapshot
 from pooler.notify import notify
 from pooler.observer import Observer
@@ -63,10 +64,6 @@ from pooler.wire.scram import Keyring
 TICK: Final = 0.1
 """Seconds between looks at the time limits."""
 SECOND: Final = 10  # ticks
-
-LOGINS_BEYOND_LIMIT: Final = 100
-"""Connections that have not logged in yet, above `max_client_connections`, before new ones are
-dropped unread: enough for the cancels and refusals that must get through when all is full."""
 
 ROUTES: Final = 1000
 """Of (database, user), remembered until the next reload: each costs as much as a SCRAM login."""
@@ -109,6 +106,7 @@ class Service(Observer):
         self.randbytes = os.urandom
         self.keyring = Keyring()
         self.router = Router(self, self.randbytes)
+        self.lobby = Lobby(self.router.clients)
         self.authquery = AuthQuery(self.router, lambda: self.config)
         self.throttle = Throttle(self.now, lambda: self.config.auth.failure_delay)
         self.authenticator = Authenticator(lambda: self.config, lookup=self.authquery.lookup)
@@ -130,7 +128,6 @@ class Service(Observer):
         self._activate(activated)
         # now
         self.ticked_at = self.now()
-        self._greeters: set[Greeter] = set()
         self._ticks = 0
         # counted
         self.last_changes: list[Change] = []
@@ -211,22 +208,10 @@ class Service(Observer):
     def not_admitted(self, database: str, user: str) -> None:
         """A client that was awaited has not come in."""
 
-    def greeting(self, greeter: Greeter) -> bool:
-        """Count a connection that starts its login; False: there are too many."""
-        limit = 0 if greeter.console_only else self.router.clients.limit
-        if limit and len(self._greeters) + self.router.clients.count >= limit + LOGINS_BEYOND_LIMIT:
-            return False
-        self._greeters.add(greeter)
-        return True
-
     @property
     def logging_in(self) -> int:
         """Connections in the middle of their login."""
-        return len(self._greeters)
-
-    def greeted(self, greeter: Greeter) -> None:
-        """The login is over, one way or the other."""
-        self._greeters.discard(greeter)
+        return len(self.lobby)
 
     def login_failed(self, connection: Connection, database: str, user: str) -> float:
         """Note that somebody has not proven who he is; return the seconds he has to wait."""
@@ -443,6 +428,7 @@ class Service(Observer):
     def _apply(self, config: Config) -> None:
         """Have the core go by `config`, and warm up the pools whose user is known."""
         self.config = config
+        self.lobby.configure(config)
         self.router.keys.peer = config.peers.id
         limits = config.limits
         self.router.configure(
@@ -495,8 +481,7 @@ class Service(Observer):
         self._ticks += 1
         self.ticked_at = self.now()
         self.upgrades.tick()
-        for greeter in [each for each in self._greeters if each.deadline <= self.ticked_at]:
-            greeter.too_slow()
+        self.lobby.hurry(self.ticked_at)
         for scope in self.router.holds.over(self.now()):
             self.hold()
             logs.event(logging.INFO, "resumed", scope=str(scope), why="its time is over")
@@ -635,8 +620,7 @@ class Service(Observer):
             if end.how is not Stop.NOW:
                 await self._unless_changed(self.config.timeouts.shutdown_delay, lambda: False)
         self._listener.close()
-        for greeter in list(self._greeters):
-            greeter.turn_away(error, CloseReason.SHUTDOWN)
+        self.lobby.clear(error, CloseReason.SHUTDOWN)
         self.router.closed = True
         if end.how is Stop.CLIENTS:
             await self._unless_changed(end.timeout, self._empty)

@@ -63,7 +63,7 @@ class TlsLink(asyncio.Protocol):
     def __init__(
         self,
         lower: asyncio.Transport,
-        protocol: asyncio.BaseProtocol,
+        protocol: Any,
         context: ssl.SSLContext,
         done: Done,
         *,
@@ -71,7 +71,7 @@ class TlsLink(asyncio.Protocol):
         server_hostname: str | None = None,
     ) -> None:
         self._lower = lower
-        self._protocol: Any = protocol
+        self._protocol = protocol
         self._done = done
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()

@@ -14,7 +14,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from pooler import logs
 
@@ -65,7 +65,7 @@ def _served_in(folder: Path) -> Iterator[Path]:
 class AdminSocket:
     """The socket of this process, open or not."""
 
-    def __init__(self, factory: Callable[[], asyncio.Protocol]) -> None:
+    def __init__(self, factory: Callable[[], Any]) -> None:
         self._factory = factory
         self._wanted = ""
         self._server: asyncio.Server | None = None

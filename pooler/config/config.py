@@ -80,15 +80,17 @@ class Config(Settings):
 
         A password, or what PostgreSQL stores of it (md5... or SCRAM-SHA-256$...).
         """
-        own = self.users.get(user, _NOBODY).password
-        secret = own if own is not None else self.stored.get(user)
-        return None if secret is None else secret.get_secret_value()
+        return self._secrets.get(user)
+
+    @cached_property
+    def _secrets(self) -> dict[str, str]:
+        own = {name: user.password for name, user in self.users.items() if user.password is not None}
+        return {name: secret.get_secret_value() for name, secret in {**self.stored, **own}.items()}
 
     @cached_property
     def kinds(self) -> Counter[Kind]:
         """How many users there are with each kind of secret."""
-        secrets = [self.secret(user) for user in {*self.users, *self.stored}]
-        return Counter(kind_of(secret) for secret in secrets if secret)
+        return Counter(kind_of(secret) for secret in self._secrets.values() if secret)
 
     @cached_property
     def method(self) -> Method | None:

@@ -80,6 +80,10 @@ class ServerRefused(ServerFault):
         self.lasting = self.sqlstate not in _PASSING and not self.sqlstate.startswith("53")
 
 
+class HandshakeFailed(ServerFault):
+    """A connection to a server could not be encrypted."""
+
+
 class CloseReason(Enum):
     """Why a client's or a server's connection was closed."""
 

@@ -37,10 +37,10 @@ from pooler.core.client import Client
 from pooler.core.errors import ClientFault, CloseReason, PoolerError
 from pooler.core.pool import Pool
 from pooler.core.settings import Route
-from pooler.greeter import Greeter
 from pooler.health import Report, together
 from pooler.http import MetricsServer
 from pooler.listener import Address, Listener
+from pooler.login.greeter import Greeter
 from pooler.metrics import Snapshot, merge
 from pooler.reload import Load, Overlay, ReloadRefused
 from pooler.service import Prepared, Service

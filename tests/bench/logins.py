@@ -17,7 +17,7 @@ from pooler.config import Config, load
 from pooler.core.client import Client
 from pooler.core.pool import Pool
 from pooler.core.server import Server
-from pooler.greeter import Greeter
+from pooler.login.greeter import Greeter
 from pooler.service import Service
 from pooler.wire import build, codes, scram
 from tests.bench.transactions import KINDS, PARAMETERS

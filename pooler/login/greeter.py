@@ -9,7 +9,7 @@ from pooler.auth import Connection
 from pooler.config.certificates import ClientSide
 from pooler.config.config import CONSOLE
 from pooler.core.errors import CloseReason, PoolerError
-from pooler.dialogue import DialogueProtocol
+from pooler.login.dialogue import DialogueProtocol
 from pooler.sockets import UNIX, connection, peer_name
 from pooler.tls import Done, TlsLink, why
 from pooler.wire import build, codes
@@ -36,7 +36,8 @@ class Greeter(DialogueProtocol[Login | CancelRequest]):
     def __init__(self, service: "Service", *, console_only: bool = False) -> None:
         super().__init__()
         self._service = service
-        self.console_only = console_only
+        self._lobby = service.lobby
+        self._console_only = console_only
         self.deadline = FOREVER
         """When it will have taken too long, by the service's clock."""
         self._tls: ClientSide | None = None  # what it was offered
@@ -48,22 +49,20 @@ class Greeter(DialogueProtocol[Login | CancelRequest]):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the login, by the settings in force now, and its time limit."""
-        service = self._service
+        service, lobby = self._service, self._lobby
         self._peer = transport.get_extra_info("peername")
         self._name = peer_name(self._peer)
-        if not service.greeting(self):
+        if not lobby.enter(self, limited=not self._console_only):
             cast(asyncio.Transport, transport).abort()
             self._over = True
             self.cut_off(None)
             return
-        config = service.config
-        timeout = config.timeouts.client_login_timeout
-        if timeout:
-            self.deadline = service.now() + timeout
+        if lobby.timeout:
+            self.deadline = service.now() + lobby.timeout
         encryption = NO_ENCRYPTION
         if self._name != UNIX:  # where there is no TLS, as in PostgreSQL
-            self._tls = config.certificates.clients
-            encryption = config.encryption
+            self._tls = lobby.certificate
+            encryption = lobby.encryption
         self.begin(
             transport,
             client_login(service.randbytes, service.login_key, service.keyring, encryption),
@@ -104,7 +103,7 @@ class Greeter(DialogueProtocol[Login | CancelRequest]):
         if request.database in CONSOLE:
             if self._service.console.is_own(end, request.database, request.user):
                 return Account("trust")
-        elif self.console_only:
+        elif self._console_only:
             raise LoginFailed(codes.INVALID_DATABASE, "only the console is on this socket")
         return self._service.authenticator.find(end, request)
 
@@ -240,7 +239,7 @@ class Greeter(DialogueProtocol[Login | CancelRequest]):
         self._service.refused(self._name, self._database, self._user, reason, text, cause, sqlstate)
 
     def _done(self) -> None:
-        self._service.greeted(self)
+        self._lobby.leave(self)
         if self._late is not None:
             self._late[1].cancel()
             self._late = None

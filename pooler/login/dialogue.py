@@ -1,10 +1,10 @@
-"""Runs a login dialogue (`pooler.wire.logins`) on a connection, as its asyncio protocol.
+"""Runs a login dialogue (`pooler.wire.logins`) on a connection, as its asyncio protocol by shape.
 
 Subclasses say what dialogue it is and what becomes of its end, and answer `Find`.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import Any, Generic, TypeVar, cast
 
 from pooler.tls import Done, TlsLink
@@ -23,7 +23,7 @@ from pooler.wire.logins import (
 T = TypeVar("T")
 
 
-class DialogueProtocol(asyncio.Protocol, Generic[T]):
+class DialogueProtocol(Generic[T]):
     """A connection during its login; `begin` is for `connection_made`."""
 
     transport: asyncio.Transport
@@ -69,18 +69,33 @@ class DialogueProtocol(asyncio.Protocol, Generic[T]):
         """Begin the dialogue."""
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by type
         self._conversation = Conversation(dialogue)
-        self._go_on(self._conversation.answer, None)
+        self._answer(None)
 
     def data_received(self, data: bytes) -> None:
         """Answer the dialogue as far as `data` goes."""
         if not self._over:
-            self._go_on(self._conversation.receive, data)
+            try:
+                asked = self._conversation.receive(data)
+            except (LoginFailed, Refused) as error:
+                self._fail(error)
+                return
+            self._go_on(asked)
 
     def connection_lost(self, error: BaseException | None) -> None:
         """Close the dialogue, if it is still open."""
         if not self._over:
             self.stop()
             self.cut_off(error)
+
+    def eof_received(self) -> bool:
+        """Who says no more is gone."""
+        return False
+
+    def pause_writing(self) -> None:
+        """Go on: what is said in a login is little."""
+
+    def resume_writing(self) -> None:
+        """Go on."""
 
     # -- the dialogue
 
@@ -91,31 +106,42 @@ class DialogueProtocol(asyncio.Protocol, Generic[T]):
             self._task.cancel()
         self._conversation.close()
 
-    def _go_on(self, step: Callable[[Any], Asked | Over[T] | None], with_: Any) -> None:
-        """Take the conversation a step further, and do what is asked for then."""
-        conversation = self._conversation
+    def _answer(self, answer: Any) -> None:
+        """Answer what the dialogue has asked for."""
         try:
-            asked = step(with_)
-            while isinstance(asked, Find):
-                self._say()
-                found = self.find(asked)
-                if not isinstance(found, Account):
-                    self._later(found)
-                    return
-                asked = conversation.answer(found)
+            asked = self._conversation.answer(answer)
         except (LoginFailed, Refused) as error:
-            self._say()
-            self.stop()
-            self.failed(error)
+            self._fail(error)
             return
+        self._go_on(asked)
+
+    def _fail(self, error: LoginFailed | Refused) -> None:
         self._say()
-        if isinstance(asked, Over):
-            self._over = True
-            self.succeeded(asked.result, asked.rest)
-        elif isinstance(asked, Check):
-            self._later(asked.ask(asked.password))
-        elif asked is not None:
-            self._start_tls()
+        self.stop()
+        self.failed(error)
+
+    def _go_on(self, asked: Asked | Over[T] | None) -> None:
+        """Do what the dialogue asks for."""
+        if not isinstance(asked, Find):
+            self._say()
+            if isinstance(asked, Over):
+                self._over = True
+                self.succeeded(asked.result, asked.rest)
+            elif isinstance(asked, Check):
+                self._later(asked.ask(asked.password))
+            elif asked is not None:
+                self._start_tls()
+            return
+        try:
+            found = self.find(asked)
+        except LoginFailed as error:
+            self._fail(error)
+            return
+        if isinstance(found, Account):
+            self._answer(found)
+        else:
+            self._say()
+            self._later(found)
 
     def _say(self) -> None:
         conversation = self._conversation
@@ -136,7 +162,7 @@ class DialogueProtocol(asyncio.Protocol, Generic[T]):
             self.failed(error)
             return
         if not self._over:
-            self._go_on(self._conversation.answer, result)
+            self._answer(result)
 
     def _start_tls(self) -> None:
         received = self._conversation.received()
@@ -154,4 +180,4 @@ class DialogueProtocol(asyncio.Protocol, Generic[T]):
         link = cast(TlsLink, self.transport)
         assert link.info is not None
         secured = Secured(self.binding(link), link.alpn, link.info.verified)
-        self._go_on(self._conversation.answer, secured)
+        self._answer(secured)
