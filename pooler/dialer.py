@@ -9,6 +9,7 @@ from functools import partial
 from typing import Final, TypeVar
 
 from pooler.config import Config
+from pooler.core.cancel import cancel_over
 from pooler.core.errors import ServerFault, ServerRefused
 from pooler.core.pool import Pool
 from pooler.core.server import Server
@@ -214,7 +215,7 @@ class Dialer:
     async def _connect(self, pool: Pool, host: Host) -> None:
         target = pool.target
         generation = pool.generation
-        secret = pool.secret
+        secret = pool.credentials.secret
         transport: asyncio.Transport | None = None
         connected = False
         began = pool.edge.now()
@@ -327,7 +328,7 @@ class Dialer:
             fault = ServerFault(codes.UNABLE_TO_CONNECT, f"cancel not delivered: {_words(error)}")
             server.pool.edge.connect_failed(server.pool, str(server.host), fault)
         finally:
-            server.pool.cancel_over(server, delivered=delivered)
+            cancel_over(server, delivered=delivered)
 
 
 class Courier(ServerDialogue[None]):
