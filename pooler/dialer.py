@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from pooler.config import Config
+from pooler.core.cancel import cancel_over
 from pooler.core.errors import HandshakeFailed, ServerFault, ServerRefused
 from pooler.core.pool import Pool
 from pooler.core.server import Server
@@ -90,7 +91,7 @@ class Dialer:
     async def _connect(self, pool: Pool, host: Host) -> None:
         target = pool.target
         generation = pool.generation
-        secret = pool.secret
+        secret = pool.credentials.secret
         transport: asyncio.Transport | None = None
         connected = False
         began = pool.edge.now()
@@ -203,7 +204,7 @@ class Dialer:
             fault = ServerFault(codes.UNABLE_TO_CONNECT, f"cancel not delivered: {_words(error)}")
             server.pool.edge.connect_failed(server.pool, str(server.host), fault)
         finally:
-            server.pool.cancel_over(server, delivered=delivered)
+            cancel_over(server, delivered=delivered)
 
 
 def _ways(host: Host, tls: TargetTls) -> tuple[Asking, ...]:

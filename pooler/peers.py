@@ -2,7 +2,7 @@
 
 A cancel request comes on a connection of its own, so that a load balancer, SO_REUSEPORT or a
 headless service may bring it to any of several poolers. Its process id says who issued it (see
-`core.cancel`): with numbers configured that one is asked, else all are. Whoever is asked asks
+`core.keys`): with numbers configured that one is asked, else all are. Whoever is asked asks
 nobody but the processes of its own pooler. What is sent on is marked by a trailer of the secret,
 and bound: so many of an address in a second, so many at once.
 
@@ -19,7 +19,7 @@ from typing import Final
 
 from pooler.config import Config
 from pooler.config.units import split_address
-from pooler.core.cancel import peer_of
+from pooler.core.keys import peer_of
 from pooler.core.settings import Host
 from pooler.sockets import open_streams
 from pooler.wire import build

@@ -12,7 +12,7 @@ import pytest
 
 from pooler.config import Config
 from pooler.config.model import Peers as Section
-from pooler.core.cancel import CancelKeys, peer_of
+from pooler.core.keys import CancelKeys, peer_of
 from pooler.peers import BURST, TRAILER, Peers, sent_on
 from pooler.wire.parse import CancelRequest
 from tests.adversity.witness import login, until

@@ -17,6 +17,8 @@ from pooler.config import Change, ConfigError, changes
 from pooler.config.config import CONSOLE
 from pooler.config.model import Database, User
 from pooler.config.problem import did_you_mean
+from pooler.core import control
+from pooler.core.cancel import cancel_client
 from pooler.core.client import Client
 from pooler.core.errors import CloseReason, PoolerError
 from pooler.core.holds import EVERYTHING, FOREVER, Scope
@@ -145,7 +147,7 @@ async def reconnect(service: "Service", database: str = "", user: str = "") -> N
     """Have every server connection replaced when it is free."""
     scope = _scope(service, database, user, "reconnect")
     for pool in service.router.covered(scope):
-        pool.renew()
+        control.renew(pool)
     _log("RECONNECT", scope)
 
 
@@ -156,7 +158,7 @@ async def wait_close(
     scope = _scope(service, database, user, "wait in")
 
     def gone() -> bool:
-        return not any(pool.renewing for pool in service.router.covered(scope))
+        return not any(control.renewing(pool) for pool in service.router.covered(scope))
 
     await _until(gone, service, scope, tell)
 
@@ -170,7 +172,7 @@ async def kill(service: "Service", database: str = "", user: str = "") -> None:
     error = PoolerError(codes.ADMIN_SHUTDOWN, "terminating connection due to administrator command")
     service.hold()
     for pool in service.router.covered(scope):
-        pool.kill(error)
+        control.kill(pool, error)
     _log("KILL", scope)
 
 
@@ -184,7 +186,7 @@ async def kill_client(service: "Service", client: int) -> None:
 async def cancel(service: "Service", client: int) -> None:
     """Cancel what a client has asked for, running or waiting."""
     found = _client(service, client)
-    found.pool.cancel_client(found)
+    cancel_client(found)
     _log("CANCEL", client=client)
 
 
@@ -195,7 +197,7 @@ async def unpin(service: "Service", client: int) -> str:
     server = found.server
     if server is None or pool.keeper.pins.get(server) is None:
         raise CommandError(codes.NOT_IN_STATE, f"client {client} is not pinned")
-    pin = pool.unpin(found)
+    pin = control.unpin(found)
     if pin is None:
         raise CommandError(
             codes.NOT_IN_STATE,

@@ -13,9 +13,11 @@ when somebody waits, and its failure costs nothing but a line in the log.
 from typing import TYPE_CHECKING, Final
 
 from pooler.core import hints
+from pooler.core.cancel import cancel_client
 from pooler.core.client import Client
 from pooler.core.errors import CloseReason
 from pooler.core.inner import Inner
+from pooler.core.retiring import retire_idle
 from pooler.core.session import literal
 from pooler.core.settings import PoolMode, SessionSettings
 from pooler.wire import build, codes, parse
@@ -113,7 +115,7 @@ class Catalog:
                 server.generation = -1
                 if server.client is not None:
                     server.touch(hints.ANYTHING, b"")
-            pool.retire_idle()
+            retire_idle(pool)
 
     def failed(self, text: str) -> None:
         """Say so, once, and try again later."""
@@ -170,7 +172,7 @@ class _Scan(Inner):
         client = self._client
         if client is not None and not self._given_way:
             self._given_way = True
-            client.pool.cancel_client(client)
+            cancel_client(client)
 
     def take(self, kind: int, body: bytes) -> None:
         """Read what the server says."""

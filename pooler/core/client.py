@@ -7,6 +7,7 @@ The waiting client itself is the queue entry: when a server becomes free, the po
 from typing import TYPE_CHECKING, Final
 
 from pooler.core import again, session
+from pooler.core.cancel import cancel_client
 from pooler.core.errors import ClientFault, CloseReason, PoolerError, protocol_violation
 from pooler.core.hints import SEQUENCES
 from pooler.core.limits import Gauge
@@ -219,7 +220,7 @@ class Client(Peer):
         self.move(ClientState.IDLE)
         self.told = parameters
         key = build.backend_key_data(self.pid, self.secret)
-        told = self.pool.told(parameters)
+        told = self.pool.welcome.told(parameters)
         self.transport.write(b"".join((said, build.AUTHENTICATION_OK, told, key, build.READY)))
         self.unbrake(HELD_FULL)
         if self._held:
@@ -316,7 +317,7 @@ class Client(Peer):
                 self.pool.settled(server)
             elif server.run is not None and server.run.limited:
                 self.holds = False
-                self.pool.limit(server, self)
+                self.pool.lane.limit(server, self)
 
     def _consider(self) -> None:
         """Without a server: answer what needs none, and claim one for the first that does."""
@@ -451,7 +452,7 @@ class Client(Peer):
 
     def cancel(self) -> None:
         """Do what its cancel request asks for."""
-        self.pool.cancel_client(self)
+        cancel_client(self)
 
     def fail(self, error: PoolerError, reason: CloseReason) -> None:
         """Tell the client why, and close."""

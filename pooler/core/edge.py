@@ -35,7 +35,7 @@ class Edge:
         """Call `pool.supply.dial` soon, until it returns None, and dial what it says."""
 
     def cancel(self, server: "Server") -> None:
-        """Send a cancel for what `server` does; answer with its pool's `cancel_over`."""
+        """Send a cancel for what `server` does; answer with `cancel_over`."""
 
     def hung_up(self, client: "Client") -> bool:
         """Return whether a client from which nothing is read now has gone."""

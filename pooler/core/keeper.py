@@ -17,6 +17,7 @@ from pooler.core.server import Server
 from pooler.core.session import NONE, STATEMENT
 from pooler.core.settings import PoolMode
 from pooler.core.states import ClientState, ServerState
+from pooler.core.upkeep import tidy
 from pooler.wire import codes
 
 if TYPE_CHECKING:
@@ -127,12 +128,12 @@ class Keeper:
         server.settings = pool.shelf.shared(server.aim or NONE)
         asked = self._asked.pop(server)
         if client is None:
-            pool.tidy(server, PoolMode.TRANSACTION, CloseReason.TERMINATED)
+            tidy(pool, server, PoolMode.TRANSACTION, CloseReason.TERMINATED)
             return
         client.asked = None
         if asked.unhinted and self._leaked(server, client, asked):
             server.touched |= hints.ANYTHING
-            pool.tidy(server, PoolMode.TRANSACTION, CloseReason.TERMINATED)
+            tidy(pool, server, PoolMode.TRANSACTION, CloseReason.TERMINATED)
             self._go_on(client)
             return
         # What the client gave at its start is always set on a session of ours. Where it is not, it

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Final
 
 from pooler.core import ddl
 from pooler.core.budget import Report
+from pooler.core.cancel import CANCELED
 from pooler.core.client import Client
 from pooler.core.errors import CloseReason, PoolerError
 from pooler.core.inner import Inner
 from pooler.core.ledger import OUR_BIND, OUR_CLOSE, OUR_EXECUTE, OUR_PARSE
-from pooler.core.session import Settings
 from pooler.core.settings import SessionSettings
 from pooler.core.statements import SPARE, Effect
+from pooler.core.upkeep import change
 from pooler.wire import build, codes, parse
 
 if TYPE_CHECKING:
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
 LOCK_TIMEOUT: Final = "lock_timeout"
 WATCHED_AFTER: Final = 0.5
 """Seconds after which it is asked what a change waits for, and then again after as many."""
-
-CANCELED: Final = PoolerError(codes.QUERY_CANCELED, "canceling statement due to user request")
-"""What a client is told whose wait was cancelled, for a server or for others in the lane."""
 
 _FLUSH: Final = build.message(codes.FLUSH, b"")
 _ABORTED: Final = "25P02"
@@ -143,7 +141,7 @@ class Lane:
         )
 
     def limits(self, server: "Server", kinds: list[int]) -> bool:
-        """Decide whether a session is to be limited before its change; `Pool.limit` is next, then.
+        """Decide whether a session is to be limited before its change; `limit` is next, then.
 
         Not where something is under way on it.
         """
@@ -152,11 +150,22 @@ class Lane:
         run.limited = not kinds and server.ledger.settled
         return run.limited
 
-    def limit(self, server: "Server") -> tuple[Settings, str]:
-        """Return the settings of a session with the time limit, and what sets that."""
+    def limit(self, server: "Server", client: Client) -> None:
+        """Have a session limited before its change, which is held back."""
         milliseconds = self._milliseconds()
         settings = {**server.settings, LOCK_TIMEOUT: str(milliseconds)}
-        return self._pool.shelf.shared(settings), _SET.format(milliseconds, "false")
+        client.waiting_since = self._pool.now()
+        aim = self._pool.shelf.shared(settings)
+        change(self._pool, server, client, aim, _SET.format(milliseconds, "false"))
+
+    def set_back(self, server: "Server", client: Client) -> bool:
+        """Have that undone for a client that keeps its server; False: there is nothing to undo."""
+        limited = LOCK_TIMEOUT in server.settings and LOCK_TIMEOUT not in client.wants
+        if not limited or client.requests.own_limit:  # what it has set meanwhile stays so
+            server.settings = client.wants
+            return False
+        change(self._pool, server, client, client.wants, f"RESET {LOCK_TIMEOUT}")
+        return True
 
     def _milliseconds(self) -> int:
         return max(1, round(self._pool.settings.migrations.lock_timeout * 1000))

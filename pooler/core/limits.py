@@ -9,6 +9,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from pooler.core.budget import Report
+from pooler.core.retiring import give_up_oldest
 
 if TYPE_CHECKING:
     from pooler.core.pool import Pool
@@ -66,6 +67,19 @@ class ServerGauge(Gauge):
         self.hungry: deque[Pool] = deque()  # pools that found it full, in that order
         self.leaving = 0  # connections being closed: places about to become free
 
+    def add(self, pool: "Pool") -> None:
+        """Have a pool go by this limit too, which counts what it has already."""
+        self.pools.append(pool)
+        self.count += pool.total
+        self.leaving += len(pool.leaving)
+        pool.gauges = (*pool.gauges, self)
+
+    def remove(self, pool: "Pool") -> None:
+        """Have it go by this limit no longer."""
+        self.pools.remove(pool)
+        pool.gauges = tuple(other for other in pool.gauges if other is not self)
+        pool.wake()
+
     def _next(self) -> "Pool | None":
         """Return the first in line that still has somebody waiting."""
         while self.hungry:
@@ -89,7 +103,7 @@ class ServerGauge(Gauge):
             ):
                 owner = other
         if owner is not None:
-            owner.give_up_oldest()
+            give_up_oldest(owner)
 
     def withdraw(self, pool: "Pool") -> None:
         """Have a pool that needs no place any more stand in line no longer."""
@@ -160,7 +174,7 @@ class Allotment(ServerGauge):
         self._told = _UNTOLD
         for pool in self.pools:
             while self.over and pool.idle:
-                pool.give_up_oldest()
+                give_up_oldest(pool)
             pool.wake()
 
     def report(self) -> Report | None:
@@ -185,7 +199,7 @@ class Allotment(ServerGauge):
     def share(self) -> None:
         """Give up a server that has become idle, if there is one too many."""
         if self.over:
-            self.pools[0].give_up_oldest()
+            give_up_oldest(self.pools[0])
 
     def owes_older(self, pool: "Pool", since: float) -> bool:
         """Return whether a server has to be given up, whoever waits."""

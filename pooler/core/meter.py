@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from pooler.core import outline
 from pooler.core.ledger import ENDS
-from pooler.core.settings import Measures
+from pooler.core.settings import Measures, PoolMode
 from pooler.wire import codes
 
 if TYPE_CHECKING:
@@ -315,3 +315,18 @@ def _shown(texts: list[bytes]) -> str:
     """Return what people see of a group: the outline of its last statement."""
     statement = outline.shown(texts[-1] + b"\0")
     return statement if len(texts) == 1 else f"{statement} (the last of {len(texts)})"
+
+
+def measure(pool: "Pool", server: "Server", client: "Client", measures: Measures) -> None:
+    """Have what the client asks measured, if all is or it is one of the sample."""
+    sample = measures.sample
+    pool.unmeasured -= 1
+    counting = sample == 1 or (sample > 0 and pool.unmeasured < 0)
+    if counting:  # the next one is as many transactions away, on average
+        pool.unmeasured = int(pool.edge.random() * (2 * sample - 1))
+    if counting or measures.all or client.mode is PoolMode.SESSION:
+        meter = server.spare_meter
+        if meter is None:
+            meter = server.spare_meter = Meter(pool, server, client)
+        meter.begin(client, measures, counting)
+        server.meter = meter

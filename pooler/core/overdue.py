@@ -5,9 +5,11 @@ No timer per client or query: deadlines are floats stamped on the way, looked at
 
 from typing import Final
 
+from pooler.core.cancel import cancel_server
 from pooler.core.client import Client
 from pooler.core.errors import CloseReason, PoolerError, ServerFault
 from pooler.core.pool import Pool, is_idle, is_waiting
+from pooler.core.retiring import retire_idle
 from pooler.core.server import Server
 from pooler.core.states import ClientState, ServerState
 from pooler.wire import build, codes
@@ -37,7 +39,7 @@ def enforce(pool: Pool) -> None:
     pool.broadcast.tick(now)
     pool.catalog.tick(now)
     pool.lane.tick(now)
-    pool.retire_idle()
+    retire_idle(pool)
     pool.supply.refuse_waiters()
     if pool.supply.wanted() > 0:
         pool.wake()
@@ -118,7 +120,7 @@ def _working(pool: Pool, server: Server, now: float) -> None:
         pool.counters.timeouts += 1
         server.timed_out = reason
         server.deadline = pool.deadline(pool.settings.cancel_wait_timeout)
-        pool.cancel(server)
+        cancel_server(server)
 
 
 def _time_limit(server: Server, client: Client, now: float) -> CloseReason | None:

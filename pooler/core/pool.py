@@ -8,42 +8,46 @@ machine in the tests holds it to:
 - servers of every kind, dials under way included, never exceed what size and gauges allow;
 - a server is idle only when settled, out of any transaction, and with no cancel on its way.
 
-Where servers come from is the business of `supply`, time limits that of `overdue`.
+What else concerns a pool has files of its own: where servers come from (`supply`), why they leave
+(`retiring`), how they are made what the next client wants (`upkeep`), time limits (`overdue`), and
+what operators and reloads do to all of it (`control`).
 """
 
 from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
-from pooler.core import chores, hints, leaks, session
+from pooler.core import hints, leaks, session
 from pooler.core.broadcast import Broadcast
-from pooler.core.cancel import CancelKeys
+from pooler.core.cancel import cancel_server
 from pooler.core.catalog import Catalog
 from pooler.core.client import Client
 from pooler.core.counters import Counters, bucket
+from pooler.core.credentials import Credentials
 from pooler.core.errors import (
     ClientFault,
     CloseReason,
     PoolerError,
     ServerFault,
-    ServerRefused,
 )
 from pooler.core.hints import Hints
-from pooler.core.keeper import Keeper, at_rest
-from pooler.core.lane import CANCELED, LOCK_TIMEOUT, Lane
-from pooler.core.meter import Meter
+from pooler.core.keeper import Keeper
+from pooler.core.keys import CancelKeys
+from pooler.core.lane import Lane
+from pooler.core.meter import measure
 from pooler.core.peer import NAMES_FULL, PEER_FULL, Transport
 from pooler.core.pins import Pin
 from pooler.core.policy import Rules
+from pooler.core.retiring import unwanted
 from pooler.core.server import Server
-from pooler.core.settings import Measures, PoolMode, PoolSettings, Target
+from pooler.core.settings import PoolMode, PoolSettings, Target
 from pooler.core.statements import Registry
 from pooler.core.states import ClientState, ServerState
 from pooler.core.statistics import Statistics
 from pooler.core.supply import Supply
-from pooler.wire import build, codes
-from pooler.wire.logins import Credential
-from pooler.wire.passwords import Kind, kind_of
+from pooler.core.upkeep import prepare, tidy
+from pooler.core.welcome import Welcome
+from pooler.wire import codes
 
 if TYPE_CHECKING:
     from pooler.core.edge import Edge
@@ -61,14 +65,12 @@ class Pool:
 
     __slots__ = (
         "_serving",
-        "_told",
-        "_unmeasured",
-        "_welcomes",
         "asks_sequences",
         "broadcast",
         "catalog",
         "clients",
         "counters",
+        "credentials",
         "database",
         "edge",
         "ending",
@@ -81,7 +83,6 @@ class Pool:
         "key",
         "keys",
         "lane",
-        "learnt",
         "leaving",
         "lingering",
         "now",
@@ -96,6 +97,7 @@ class Pool:
         "staying",
         "supply",
         "target",
+        "unmeasured",
         "used_at",
         "user",
         "waiting",
@@ -133,7 +135,6 @@ class Pool:
         self.target = target
         self.settings = settings
         self.generation = 0  # servers of an older one are not used again
-        self.learnt: Credential | None = None  # of the newest login of the server's own user
         self.ending: tuple[PoolerError, CloseReason] | None = None  # what clients are told
         self.paused = False  # servers are given to nobody, and leave when they are free
         # servers
@@ -141,6 +142,7 @@ class Pool:
         self.idle: list[Server] = []  # of these; last in, first out: the first is the least used
         self.leaving: dict[Server, None] = {}
         self.supply = Supply(self)
+        self.credentials = Credentials(self)
         self.keeper = Keeper(self)
         self.broadcast = Broadcast(self)
         self.catalog = Catalog(self)
@@ -150,7 +152,7 @@ class Pool:
         self.registry = Registry(shelf)
         self.statistics = Statistics()
         self.asks_sequences = False  # somebody uses currval or lastval: any transaction may
-        self._unmeasured = 0  # transactions until the next one of the sample
+        self.unmeasured = 0  # transactions until the next one of the sample
         # clients
         self.clients: dict[Client, None] = {}
         self.waiting: deque[Client] = deque()  # oldest first; some may have left meanwhile
@@ -158,11 +160,7 @@ class Pool:
         self.lingering: deque[tuple[float, Transport]] = (
             deque()
         )  # closed, what they were told unsent
-        # what a client is greeted with: the first server's parameters, and what each set of
-        # startup settings made of them
-        self.welcome: session.Settings | None = None
-        self._welcomes: dict[frozenset[tuple[str, str]], session.Settings] = {}
-        self._told: tuple[session.Settings, bytes] = (session.NONE, b"")
+        self.welcome = Welcome()
         self.used_at = edge.now()
 
     def __repr__(self) -> str:
@@ -201,6 +199,11 @@ class Pool:
         """True when it has been without clients for `pool_idle_timeout`."""
         limit = self.settings.pool_idle_timeout
         return bool(limit) and not self.clients and self.edge.now() - self.used_at >= limit
+
+    @property
+    def empty(self) -> bool:
+        """True when nothing is left of it but its counters."""
+        return not (self.total or self.clients)
 
     def deadline(self, limit: float) -> float:
         """Return the time at which a limit of so many seconds ends; 0.0: there is none."""
@@ -263,29 +266,6 @@ class Pool:
         """Have the edge ask the supply what to dial, soon."""
         self.edge.wake(self)
 
-    # -- what its servers are logged in to with
-
-    @property
-    def secret(self) -> Credential | None:
-        """The password that is configured; without one, what the server's user proved to us."""
-        own = self.target.password
-        if own is not None and (self.learnt is None or kind_of(own) is not Kind.MD5):
-            return own
-        return self.learnt
-
-    def learn(self, credential: Credential | None) -> None:
-        """Log in to servers with what their user logged in to us with, from now on."""
-        if credential is not None and credential != self.learnt:
-            self.learnt = credential
-            self.supply.forgive()
-
-    def disprove(self, secret: Credential | None) -> bool:
-        """A server refused this secret: learn another; False: we have another already."""
-        if secret is not self.secret:
-            return False
-        self.learnt = None
-        return True
-
     # -- clients come
 
     def enter(self, client: Client, said: bytes = b"") -> None:
@@ -295,7 +275,7 @@ class Pool:
         """
         self.clients[client] = None
         self.used_at = self.edge.now()
-        welcome = self._welcome_for(client.wants)
+        welcome = self.welcome.of(client.wants)
         if welcome is not None and not self.single_use:
             client.greet(welcome, said)
             self.edge.client_opened(client)
@@ -303,18 +283,6 @@ class Pool:
             if said:
                 client.transport.write(said)
             self.claim(client)
-
-    def _welcome_for(self, wants: session.Settings) -> session.Settings | None:
-        if self.welcome is None or not wants:
-            return self.welcome
-        return self._welcomes.get(frozenset(wants.items()))
-
-    def told(self, parameters: session.Settings) -> bytes:
-        """Return the ParameterStatus messages of a greeting, mostly those of the last one."""
-        if self._told[0] is not parameters:
-            told = [build.parameter_status(name, value) for name, value in parameters.items()]
-            self._told = (parameters, b"".join(told))
-        return self._told[1]
 
     def claim(self, client: Client) -> None:
         """Give the client a server, now or when its turn comes."""
@@ -371,62 +339,16 @@ class Pool:
         if server.full:
             client.brake(PEER_FULL)
         server.timed_out = None
-        self._prepare(server, client, now)
+        prepare(self, server, client, now)
 
     def relink(self, server: Server, client: Client) -> None:
         """Give a pinned server back to its client."""
         client.server = server
         server.client = client
-        self._prepare(server, client, self.now())
+        prepare(self, server, client, self.now())
 
-    def _prepare(self, server: Server, client: Client, now: float) -> None:
-        """Have the server checked, and set as the client wants, if need be; then start."""
-        settings = self.settings
-        check = ""
-        if settings.server_check_query and now - server.idle_since >= settings.server_check_delay:
-            check = settings.server_check_query
-        if not check and server.settings is client.wants and not self.asks_sequences:
-            self._start(server, client, now)
-            return
-        changes: list[str] = []
-        if server.settings is not client.wants:
-            changes = session.changes(server.settings, client.wants, server.base)
-        if self.asks_sequences and client.ident and server.last_client != client.ident:
-            changes.append("DISCARD SEQUENCES")  # an error is better than another session's value
-        if check or changes:
-            server.move(ServerState.PREPARING)
-            self.counters.changes += bool(changes)
-            server.deadline = self.deadline(settings.server_connect_timeout)
-            server.aim = client.wants
-            server.start(chores.prepare(check, changes))
-        else:
-            server.settings = client.wants
-            self._start(server, client, now)
-
-    def limit(self, server: Server, client: Client) -> None:
-        """Have a session limited before a change of the schema that is held back: see `lane`."""
-        aim, sql = self.lane.limit(server)
-        client.waiting_since = self.now()
-        self._set(server, client, aim, sql)
-
-    def _set_back(self, server: Server, client: Client) -> bool:
-        """Have that undone for a client that keeps its server; False: there is nothing to undo."""
-        limited = LOCK_TIMEOUT in server.settings and LOCK_TIMEOUT not in client.wants
-        if not limited or client.requests.own_limit:  # what it has set meanwhile stays so
-            server.settings = client.wants
-            return False
-        self._set(server, client, client.wants, f"RESET {LOCK_TIMEOUT}")
-        return True
-
-    def _set(self, server: Server, client: Client, aim: session.Settings, sql: str) -> None:
-        """Set something on the server that a client has, which waits meanwhile."""
-        server.move(ServerState.PREPARING)
-        server.deadline = self.deadline(self.settings.server_connect_timeout)
-        server.aim = aim
-        server.start(chores.prepare("", [sql]))
-        client.rest()
-
-    def _start(self, server: Server, client: Client, now: float) -> None:
+    def start(self, server: Server, client: Client, now: float) -> None:
+        """Let a linked server and its client begin: all is as it should be."""
         server.move(ServerState.ACTIVE)
         server.deadline = 0.0
         if client.state is ClientState.GREETING:
@@ -436,28 +358,12 @@ class Pool:
                 client.tell(server.parameters)
             server.last_client = client.ident
             if self.settings.measures is not None and client.ident:
-                self._measure(server, client, self.settings.measures)
+                measure(self, server, client, self.settings.measures)
             if client.state is ClientState.WAITING:  # a pinned one may have nothing to ask
                 client.go(now)
 
-    def _measure(self, server: Server, client: Client, measures: Measures) -> None:
-        """Have what the client asks measured, if all is or it is one of the sample."""
-        sample = measures.sample
-        self._unmeasured -= 1
-        counting = sample == 1 or (sample > 0 and self._unmeasured < 0)
-        if counting:  # the next one is as many transactions away, on average
-            self._unmeasured = int(self.edge.random() * (2 * sample - 1))
-        if counting or measures.all or client.mode is PoolMode.SESSION:
-            meter = server.spare_meter
-            if meter is None:
-                meter = server.spare_meter = Meter(self, server, client)
-            meter.begin(client, measures, counting)
-            server.meter = meter
-
     def _greet(self, server: Server, client: Client) -> None:
-        if len(self._welcomes) >= 1000:  # as many sets of startup settings; they are learnt anew
-            self._welcomes.clear()
-        self._welcomes[frozenset(client.wants.items())] = server.parameters
+        self.welcome.learn(client.wants, server.parameters)
         if self.single_use:  # it stays with its server, as a session does
             client.greet(server.parameters)
             self.edge.client_opened(client)
@@ -552,10 +458,10 @@ class Pool:
         elif not shared:
             client.idle_since = now
             if server.settings is not client.wants:
-                self._set_back(server, client)
+                self.lane.set_back(server, client)
         elif server.touched or server.pins:
             client.idle_since = now
-            if server.settings is client.wants or not self._set_back(server, client):
+            if server.settings is client.wants or not self.lane.set_back(server, client):
                 self.keeper.keep(server)
         else:
             self._part(server, client, now)
@@ -583,7 +489,7 @@ class Pool:
             if server.state is not ServerState.TIDYING:
                 server.move(ServerState.TIDYING)
             return
-        reason = self._unwanted(server, now)
+        reason = unwanted(self, server, now)
         if reason is not None:
             self.close(server, reason)
             return
@@ -613,175 +519,12 @@ class Pool:
             for gauge in self.gauges:
                 gauge.share()
 
-    def _unwanted(self, server: Server, now: float) -> CloseReason | None:
-        """Return why a server should rather leave than be used next, None if it should not.
-
-        With `single_use` it is a new one: the used ones are closed when their client goes. Those
-        who wait are served also while the pool is ending.
-        """
-        settings = self.settings
-        if self.paused:
-            return CloseReason.PAUSED
-        if self.single_use and not self.someone_waits():
-            return CloseReason.SINGLE_USE
-        if self.ending is not None and not self.someone_waits():
-            return self.ending[1]
-        if server.generation != self.generation:
-            return CloseReason.RENEWED
-        if settings.server_lifetime and now >= server.opened_at + (
-            settings.server_lifetime * server.life
-        ):
-            return CloseReason.SERVER_LIFETIME
-        if self.total - len(self.leaving) > settings.pool_size + settings.reserve_pool_size:
-            return CloseReason.SHRUNK
-        oldest = now
-        if self.waiting and self.someone_waits():
-            oldest = self.waiting[0].waiting_since
-        for gauge in self.gauges:
-            if gauge.limit and gauge.count - gauge.leaving > gauge.limit:
-                return CloseReason.SHRUNK
-            if gauge.owes_older(self, oldest):
-                return CloseReason.EVICTED
-        return None
-
-    def limit_by(self, gauge: "ServerGauge") -> None:
-        """Go by one limit more, which counts what there is already."""
-        gauge.pools.append(self)
-        gauge.count += self.total
-        gauge.leaving += len(self.leaving)
-        self.gauges = (*self.gauges, gauge)
-
-    def unlimit(self, gauge: "ServerGauge") -> None:
-        """Go by that limit no longer."""
-        gauge.pools.remove(self)
-        self.gauges = tuple(other for other in self.gauges if other is not gauge)
-        self.wake()
-
     def add(self, server: Server) -> None:
         """Take in a new server, which is about to run its opening chore."""
         if not self.staying:  # perhaps another PostgreSQL than before
-            self.welcome = None
-            self._welcomes.clear()
+            self.welcome.forget()
         self.staying[server] = None
         server.deadline = self.deadline(self.settings.server_connect_timeout)
-
-    # -- chores
-
-    def chore_over(self, server: Server, failure: chores.Failure) -> None:
-        """Go on after a chore: with the client it was for, or the tidied server."""
-        client = server.client
-        if failure is None and server.aim is not None:
-            server.settings = server.aim
-        if self.welcome is None and not server.settings:
-            self.welcome = server.parameters
-        if server.state is ServerState.ASKING:
-            self.keeper.answered(server)
-        elif server.state is ServerState.TIDYING:
-            self.offer(server)
-        elif failure is not None:
-            self._not_set(server, client, ServerRefused(failure))
-        elif client is not None:
-            self._start(server, client, self.now())
-            resting = client.server is server and client.state is ClientState.IDLE
-            if resting and client.mode is not PoolMode.SESSION:  # it has been set back
-                self.keeper.keep(server)
-        else:
-            self.tidy(server, PoolMode.TRANSACTION, CloseReason.TERMINATED)
-
-    def _not_set(self, server: Server, client: Client | None, error: ServerRefused) -> None:
-        """Go on when a server could not be set as its client wants.
-
-        Settings were rolled back, but PREPARE and DEALLOCATE stay done: nobody knows it now.
-        """
-        held = server.pins | server.touched
-        server.touched |= hints.ANYTHING
-        asks_again = False
-        if client is not None:
-            self.unlink(server, client)
-            if held:  # what the server holds for it is of no use without its settings
-                client.fail(error, CloseReason.SERVER_LOST)
-            elif client.state is ClientState.GREETING:
-                client.fail(error, CloseReason.LOGIN_FAILED)
-            else:
-                asks_again = self._wants_less(client)
-        self.tidy(server, PoolMode.TRANSACTION, CloseReason.TERMINATED)
-        if client is not None and client.state is ClientState.WAITING and not asks_again:
-            client.refuse(error)
-
-    def _wants_less(self, client: Client) -> bool:
-        """Have a client wait again, without what it could not be given and can do without."""
-        lost = client.wants.keys() & client.gives_up()  # a role that is gone
-        if not lost:  # or a statement cannot be prepared again: its table is gone, say
-            lost = {name for name in client.wants if name.startswith(session.STATEMENT)}
-        if lost:
-            kept = {name: value for name, value in client.wants.items() if name not in lost}
-            client.wants = self.shelf.shared(kept)
-            self.waiting.appendleft(client)
-        return bool(lost)
-
-    def tidy(self, server: Server, mode: PoolMode, reason: CloseReason) -> None:
-        """Make an abandoned server clean; cancel what it does unless its client said goodbye."""
-        reset = self.settings.server_reset_query if mode is PoolMode.SESSION else ""
-        forgets = reset.upper().startswith(("DISCARD ALL", "RESET ALL"))
-        # What is still under way may touch it, too, and nobody would notice.
-        unheard = not server.ledger.settled and self.rules.memory != 0
-        if server.touched or server.pins or unheard:
-            reset = "DISCARD ALL"
-            forgets = True
-            server.touched = server.pins = server.unhinted = 0
-            server.causes.clear()
-            self.keeper.pins.end(server)
-        server.aim = session.NONE if forgets else None
-        if not reset and server.ledger.settled and server.status == codes.IDLE:
-            self.offer(server)
-            return
-        server.move(ServerState.TIDYING)
-        if reason is not CloseReason.TERMINATED or self.single_use:
-            server.deadline = self.deadline(self.settings.cancel_wait_timeout)
-            if server.ledger.owed and not server.ledger.copy_in:
-                self.cancel(server)
-        server.start(chores.tidy(server, reset))
-
-    # -- cancel
-
-    def cancel(self, server: Server) -> None:
-        """Have the edge send a cancel, unless one is on its way; it is not given away till then."""
-        if server.cancels == 0:
-            server.cancels += 1
-            self.counters.cancels += 1
-            self.edge.cancel(server)
-
-    def cancel_over(self, server: Server, *, delivered: bool) -> None:
-        """A cancel was delivered; or it may still be under way, and nobody else gets the server."""
-        server.cancels -= 1
-        if not delivered:
-            server.generation = -1
-        if server.chore is not None or not server.ledger.settled:
-            return
-        if server.client is not None and server.state is ServerState.ACTIVE:
-            client = server.client
-            self.settled(server)
-            if client.server is server and server.cancels == 0:
-                client.resume()
-        elif server.state is ServerState.TIDYING:
-            self.offer(server)
-
-    def cancel_client(self, client: Client) -> None:
-        """Do what a client's own cancel request asks for."""
-        client.counters.cancel_requests += 1
-        server = client.server
-        if client.state is ClientState.WAITING:
-            if server is not None:  # being prepared: it goes on, for whoever is next
-                if server.pins or server.touched:
-                    return
-                self.unlink(server, client)
-            elif client.asked is None:
-                self.waiting.remove(client)
-            client.refuse(CANCELED)
-        elif client.state is ClientState.ACTIVE and server is not None:
-            if server.ledger.owed:
-                self.cancel(server)
-            self.lane.cancel(client)
 
     # -- clients and servers go
 
@@ -801,10 +544,10 @@ class Pool:
         if within or server.farewell or server.ledger.unsure or self.single_use:
             wanted = reason is CloseReason.TERMINATED and not self.single_use
             if server.ledger.owed and not (server.farewell or wanted):
-                self.cancel(server)
+                cancel_server(server)
             self.close(server, CloseReason.SINGLE_USE if self.single_use else CloseReason.NOT_TIDY)
         else:
-            self.tidy(server, client.mode, reason)
+            tidy(self, server, client.mode, reason)
 
     def forget(self, client: Client) -> None:
         """Have nothing more to do with a client: it has gone, or is another process's."""
@@ -816,6 +559,27 @@ class Pool:
         self.used_at = self.edge.now()
         self.broadcast.unlisten(client)
         client.names.clear()
+
+    def hand_over(self, client: Client, other: "Pool") -> None:
+        """Have another pool serve this client, from its next transaction on.
+
+        With the pool that it has, another process is to serve it.
+        """
+        if client.server is not None or client.asked is not None:
+            client.next_pool = other
+            return
+        client.next_pool = None
+        if other is self:
+            self.edge.depart(client)
+            return
+        del self.clients[client]
+        other.clients[client] = None
+        client.pool = other
+        client.counters = other.counters if client.ident else other.own_counters
+        client.names.move(other.registry)
+        if is_waiting(client):
+            self.waiting.remove(client)
+            other.claim(client)
 
     def depart(self, client: Client) -> None:
         """Let go of a client at rest, which another process will serve."""
@@ -908,154 +672,11 @@ class Pool:
         reason = CloseReason.PEER_CLOSED if server.farewell else CloseReason.PROTOCOL_VIOLATION
         self.close(server, reason, server.farewell.get("M", "") if server.farewell else text)
 
-    def give_up_oldest(self) -> None:
-        """Close the server that is idle for longest: another pool needs its place."""
-        self.close(self.idle[0], CloseReason.EVICTED)
-
     def free_place(self) -> None:
         """Give back the place of a connection that has ended, or never came to be."""
         for gauge in self.gauges:
             gauge.freed()
         self.wake()
-
-    # -- configuration
-
-    def configure(self, target: Target, settings: PoolSettings) -> None:
-        """Go on with other settings: sizes apply at once, servers of another target are renewed."""
-        self.ending = None
-        if target != self.target:
-            before, self.target = self.target, target
-            self.generation += 1
-            self.broadcast.renew()
-            self.supply.retarget(before)
-        if settings.session_state != self.rules.policies:
-            self.rules = Rules(settings.session_state)
-            self.hints = Hints(self.rules, self.hints.words)
-        self.settings = settings
-        if settings.measures is None:
-            self.statistics.clear()
-        self.retire_idle()
-        if self.supply.failing_since:  # perhaps not for the same reason
-            self.supply.forgive()
-        self.wake()
-
-    def renew(self) -> None:
-        """Use no server again that is open now: each leaves when it is free."""
-        self.generation += 1
-        self.broadcast.renew()
-        self.supply.forgive()
-        self.retire_idle()
-
-    @property
-    def renewing(self) -> bool:
-        """True while there are servers that will not be used again."""
-        return any(server.generation != self.generation for server in self.servers())
-
-    def pause(self, paused: bool) -> None:
-        """Give servers to nobody, and have them leave when they are free; or go on."""
-        if paused == self.paused:
-            return
-        self.paused = paused
-        self.supply.forgive()
-        self.broadcast.pause(paused)
-        if paused:
-            for gauge in self.gauges:
-                gauge.withdraw(self)
-            self.retire_idle()
-            self.keeper.give_way(everything=True)
-            for server in self.working:
-                if server.client is not None:
-                    self.keeper.recheck(server.client)
-
-    def kill(self, error: PoolerError) -> None:
-        """Cut off all clients and servers."""
-        for client in list(self.clients):
-            client.fail(error, CloseReason.KILLED)
-        for server in list(self.staying):
-            if server.state is not ServerState.LEAVING:
-                self.close(server, CloseReason.KILLED)
-
-    def unpin(self, client: Client) -> Pin | None:
-        """Take back a server that its client keeps but does not use, and drop what it holds.
-
-        Returns the pin that was; None: there is none, or the client is in a transaction.
-        """
-        server = client.server
-        pin = None if server is None else self.keeper.pins.get(server)
-        if server is None or pin is None or not at_rest(server):
-            return None
-        self.unlink(server, client)
-        client.notes.end_overlap()
-        self.tidy(server, PoolMode.TRANSACTION, CloseReason.TERMINATED)
-        if client.state is ClientState.ACTIVE:
-            client.rest()
-        return pin
-
-    def end(self, error: PoolerError, reason: CloseReason) -> None:
-        """Let each client finish its transaction, then tell it `error`; keep no idle server.
-
-        A client that is to move to another pool does so instead.
-        """
-        self.ending = (error, reason)
-        for client in list(self.clients):
-            logging_in = client.state is ClientState.GREETING
-            if client.next_pool is None and (logging_in or is_idle(client)):
-                client.fail(error, reason)
-        self.retire_idle()
-
-    def hand_over(self, client: Client, other: "Pool") -> None:
-        """Have another pool serve this client, from its next transaction on.
-
-        With the pool that it has, another process is to serve it.
-        """
-        if client.server is not None or client.asked is not None:
-            client.next_pool = other
-            return
-        client.next_pool = None
-        if other is self:
-            self.edge.depart(client)
-            return
-        del self.clients[client]
-        other.clients[client] = None
-        client.pool = other
-        client.counters = other.counters if client.ident else other.own_counters
-        client.names.move(other.registry)
-        if is_waiting(client):
-            self.waiting.remove(client)
-            other.claim(client)
-
-    @property
-    def empty(self) -> bool:
-        """True when nothing is left of it but its counters."""
-        return not (self.total or self.clients)
-
-    def vacate(self) -> None:
-        """Give up servers that no client has: PostgreSQL waits some seconds for them to leave."""
-        for server in list(self.idle):
-            self.close(server, CloseReason.VACATED)
-        for server in self.working:  # with nobody, or with one of our own: when that is over
-            if server.client is None or server.client.internal:
-                server.generation = -1
-        self.catalog.give_way()
-
-    def retire_idle(self) -> None:
-        """Close idle servers that are not wanted, the least used first."""
-        now = self.edge.now()
-        settings = self.settings
-        unused = self.unused
-        for server in list(self.idle):
-            reason = self._unwanted(server, now)
-            if reason is None and unused:
-                reason = CloseReason.POOL_IDLE
-            if (
-                reason is None
-                and settings.server_idle_timeout
-                and now - server.idle_since >= settings.server_idle_timeout
-                and self.total - len(self.leaving) > settings.min_pool_size
-            ):
-                reason = CloseReason.SERVER_IDLE_TIMEOUT
-            if reason is not None and server.state is ServerState.IDLE:
-                self.close(server, reason)
 
 
 def is_waiting(client: Client) -> bool:

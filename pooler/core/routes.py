@@ -10,14 +10,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from pooler.core import session
-from pooler.core.cancel import CancelKeys
+from pooler.core import control, session
 from pooler.core.client import Client
 from pooler.core.errors import ClientFault, CloseReason, PoolerError
 from pooler.core.holds import Holds, Scope
+from pooler.core.keys import CancelKeys
 from pooler.core.limits import Elsewhere, Gauge, ServerGauge
 from pooler.core.peer import Transport
 from pooler.core.pool import Pool
+from pooler.core.retiring import vacate
 from pooler.core.settings import PoolSettings, Route, Target
 from pooler.wire import codes
 from pooler.wire.logins import Credential
@@ -99,13 +100,13 @@ class Router:
             route = self._route_of(key)
             if route is not None and route.target.user == pool.user:
                 self._limit(route)
-                pool.configure(_target(route, key[2]), _settings(route, key[2]))
+                control.configure(pool, _target(route, key[2]), _settings(route, key[2]))
         for key, pool in list(self.pools.items()):
             for client in list(pool.clients):
                 self._reroute(client, pool, key[2])
             route = self._route_of(key)
             if route is None or route.target.user != pool.user:
-                pool.end(_removed(), CloseReason.DATABASE_REMOVED)
+                control.end(pool, _removed(), CloseReason.DATABASE_REMOVED)
 
     def _route_of(self, key: Key) -> Route | None:
         return (self._resolve_auth if key[2] == AUTH else self._resolve)(key[0], key[1])
@@ -186,7 +187,7 @@ class Router:
     def hold(self) -> None:
         """Have every pool do as `holds` says."""
         for pool in list(self.pools.values()):
-            pool.pause(self.holds.pauses(pool.database, pool.user))
+            control.pause(pool, self.holds.pauses(pool.database, pool.user))
 
     def pool_named(self, key: Key) -> Pool | None:
         """Return the pool of this name, made now if there is none; None: it has no route."""
@@ -201,7 +202,7 @@ class Router:
         """Have the idle servers of these databases, by the server's names, leave."""
         for pool in self.pools.values():
             if pool.target.dbname in databases:
-                pool.vacate()
+                vacate(pool)
 
     def functions_changed(self, database: str) -> None:
         """Have the pools of this database, by the server's name, look at its functions again."""
@@ -276,7 +277,7 @@ class Router:
             raise ClientFault(codes.TOO_MANY_CONNECTIONS, "no more connections allowed")
         pool = self.pool(route, replication)
         if route.target.user == user:
-            pool.learn(credential)
+            pool.credentials.learn(credential)
         return self._admitted(transport, name, pool, self.ident(), route, minor, wants, gauges)
 
     def client_counts(self, *names: str) -> list[tuple[str, str, int]]:
@@ -369,7 +370,7 @@ class Router:
         for client in [client for pool in pools for client in pool.clients]:
             client.next_pool = None  # nobody moves any more
         for pool in pools:
-            pool.end(error, reason)
+            control.end(pool, error, reason)
 
 
 def _nowhere(database: str, user: str) -> Route | None:

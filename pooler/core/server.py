@@ -34,6 +34,7 @@ from pooler.core.peer import NAMES_FULL, PEER_FULL, Edit, Peer, Transport, edite
 from pooler.core.settings import Host
 from pooler.core.statements import PREFIX, Effect, Prepared, Statement, shape_of
 from pooler.core.states import ServerState, State
+from pooler.core.upkeep import chore_over
 from pooler.wire import build, codes, parse
 from pooler.wire.cutter import (
     END,
@@ -302,7 +303,7 @@ class Server(Peer):
             self.send(build.SYNC, [codes.SYNC])
 
     def start(self, chore: Chore) -> None:
-        """Run a chore; the pool's `chore_over` or `chore_failed` hears of its end."""
+        """Run a chore; `chore_over` hears of its end."""
         self.chore = chore
         self._resume_chore(first=True)
 
@@ -314,7 +315,7 @@ class Server(Peer):
             data = next(chore) if first else chore.send(failure)
         except StopIteration as stop:
             self.chore = None
-            self.pool.chore_over(self, stop.value)
+            chore_over(self.pool, self, stop.value)
         except Unusable as unusable:
             self.chore = None
             self.pool.close(self, unusable.reason, unusable.text)

@@ -63,7 +63,7 @@ class Supply:
         return (
             self.last_error is not None
             and self.last_error.sqlstate == codes.INVALID_PASSWORD
-            and self._pool.secret is None
+            and self._pool.credentials.secret is None
         )
 
     def wanted(self) -> int:
@@ -145,7 +145,7 @@ class Supply:
         now = pool.edge.now()
         self.dialing -= 1
         pool.counters.connect_failures += 1
-        if error.sqlstate == codes.INVALID_PASSWORD and not pool.disprove(secret):
+        if error.sqlstate == codes.INVALID_PASSWORD and not pool.credentials.disprove(secret):
             pool.free_place()
             return
         self.hosts.failed(host, now, pool.settings.server_login_retry)

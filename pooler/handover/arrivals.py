@@ -32,10 +32,10 @@ class Arrivals:
         """Learn of a pool what clients and servers are greeted with."""
         ours = self._service.router.pool_named(name_of(pool["name"]))
         if ours is not None:
-            if ours.learnt is None:
-                ours.learn(unpacked_credential(pool["learnt"]))
-            if ours.welcome is None and pool["welcome"] is not None:
-                ours.welcome = ours.shelf.shared(pool["welcome"])
+            if ours.credentials.learnt is None:
+                ours.credentials.learn(unpacked_credential(pool["learnt"]))
+            if ours.welcome.parameters is None and pool["welcome"] is not None:
+                ours.welcome.parameters = ours.shelf.shared(pool["welcome"])
 
     def statement(self, source: int, statement: moving.Packed) -> None:
         """Take a prepared statement, which clients that come will name by its number."""

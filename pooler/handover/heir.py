@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pooler.core import moving
 from pooler.core.budget import Budget, PoolName, Report
-from pooler.core.cancel import SLOTS
+from pooler.core.keys import SLOTS
 from pooler.handover.arrivals import Arrivals
 from pooler.handover.channels import Followers
 from pooler.handover.shares import News, Shares, limits_of, name_of, read

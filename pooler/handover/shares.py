@@ -51,7 +51,7 @@ class Shares:
             pool.settings = replace(pool.settings, min_pool_size=0, reserve_pool_size=0)
             allotment = self.allotment(name)
             if pool not in allotment.pools:
-                pool.limit_by(allotment)
+                allotment.add(pool)
             allotment.allot(0, 0)
 
     def packed(self, source: int) -> list[dict[str, Any]]:
@@ -62,8 +62,8 @@ class Shares:
                 "name": name,
                 "count": pool.total,
                 "want": pool.use()[0],
-                "learnt": packed_credential(pool.learnt),
-                "welcome": None if pool.welcome is None else dict(pool.welcome),
+                "learnt": packed_credential(pool.credentials.learnt),
+                "welcome": None if (said := pool.welcome.parameters) is None else dict(said),
             }
             for name, pool in self._router.pools.items()
         ]
@@ -72,7 +72,7 @@ class Shares:
         """Go by no allotment any more."""
         for allotment in self._allotments.values():
             for pool in list(allotment.pools):
-                pool.unlimit(allotment)
+                allotment.remove(pool)
         self._allotments.clear()
 
     def short(self, allotment: Allotment) -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from pooler.channel import ChannelLost
 from pooler.core.budget import Budget, Report
-from pooler.core.cancel import SLOTS
 from pooler.core.errors import PoolerError
+from pooler.core.keys import SLOTS
 from pooler.handover import Kind
 from pooler.handover.channels import Rounds
 from pooler.handover.giver import IDENT_GAP, Giver

@@ -24,8 +24,8 @@ from pooler.channel import CALL_TIMEOUT, FILES_LIMIT, Channel, ChannelLost
 from pooler.config import Change, Config, ConfigError, changes
 from pooler.core import moving
 from pooler.core.budget import NO_LIMITS, Budget, Limits, PoolName, Report
-from pooler.core.cancel import SLOTS
 from pooler.core.errors import PoolerError
+from pooler.core.keys import SLOTS
 from pooler.handover import Kind
 from pooler.handover.shares import News, limits_of, name_of, route_of
 from pooler.handover.succession import Succession

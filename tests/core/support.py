@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any, Final, Protocol, TypeVar
 
 from pooler.core import overdue
+from pooler.core.cancel import cancel_over
 from pooler.core.client import Client
 from pooler.core.edge import Edge
 from pooler.core.errors import CloseReason, ServerFault, ServerRefused
@@ -884,7 +885,7 @@ class World(Edge):
         """Let a cancel come to its end."""
         if delivered:
             self.session(server).cancel()
-        server.pool.cancel_over(server, delivered=delivered)
+        cancel_over(server, delivered=delivered)
 
     def schema_changed(self, database: str, words: frozenset[bytes]) -> None:
         """Tell the router."""

@@ -7,6 +7,7 @@ import pytest
 
 from pooler.core import catalog, hints
 from pooler.core.policy import Policies, Rules
+from pooler.core.retiring import vacate
 from pooler.wire import build, codes
 from tests.core.support import SESSION, App, World
 
@@ -154,7 +155,7 @@ def test_a_scan_is_not_in_the_way_of_dropping_the_database() -> None:
     app.ask("select 1")
     world.wait(0.2)
     assert scans(world) == 1
-    world.pool().vacate()
+    vacate(world.pool())
     world.run()
     assert world.sessions == []
     assert world.happened("catalog failed: ") == 0
