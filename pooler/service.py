@@ -26,7 +26,6 @@ from pooler.admin.console import Console
 from pooler.admin.socket import AdminSocket
 from pooler.admin.stats import Periods
 from pooler.admin.view import Rows
-from pooler.auth import Authenticator, Connection
 from pooler.authquery import AuthQuery
 from pooler.config import Change, Config, ConfigError, Settings, changes
 from pooler.core import overdue
@@ -46,6 +45,8 @@ from pooler.handover.upgrades import Upgrades
 from pooler.health import Health, Report
 from pooler.http import MetricsServer
 from pooler.listener import SYSTEMD, Address, Listener, adapt, bind
+from pooler.login.auth import Authenticator
+from pooler.login.ends import Connection
 from pooler.login.greeter import Greeter
 from pooler.login.lobby import Lobby
 from pooler.metrics import Snapshot, snapshot

@@ -8,11 +8,9 @@ import os
 import select
 import socket
 import stat
-import struct
 from collections.abc import Iterator
 from typing import Final, cast
 
-from pooler.auth import Connection
 from pooler.config import Settings
 from pooler.config.model import Tcp
 from pooler.core.peer import WRITE_HIGH, Transport
@@ -25,27 +23,6 @@ _TCP_OPTIONS: Final = {
     "user_timeout": socket.TCP_USER_TIMEOUT,
 }
 _LIVE_CHECK: Final = 1.0  # seconds to find out whether somebody still serves a unix socket
-
-
-UNIX: Final = "unix"
-"""The name of who comes by a unix socket, where nobody has an address."""
-
-
-def peer_name(address: object) -> str:
-    """Return the name of an address of the other end, as a transport has it ("peername")."""
-    if not isinstance(address, tuple):
-        return UNIX
-    host, port = address[0], address[1]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def connection(transport: asyncio.BaseTransport, address: object) -> Connection:
-    """Return what is known of the other end at this address."""
-    if isinstance(address, tuple):
-        return Connection(address[0], tls=transport.get_extra_info("tls"))
-    sock = transport.get_extra_info("socket")
-    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    return Connection("", struct.unpack("3i", credentials)[1])
 
 
 def hung_up(transport: Transport) -> bool:

@@ -21,7 +21,7 @@ from pooler.wire import codes
 
 if TYPE_CHECKING:
     from pooler.admin.session import Session
-    from pooler.auth import Connection
+    from pooler.login.ends import Connection
     from pooler.service import Service
 
 SESSIONS: Final = 100

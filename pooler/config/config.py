@@ -84,7 +84,9 @@ class Config(Settings):
 
     @cached_property
     def _secrets(self) -> dict[str, str]:
-        own = {name: user.password for name, user in self.users.items() if user.password is not None}
+        own = {
+            name: user.password for name, user in self.users.items() if user.password is not None
+        }
         return {name: secret.get_secret_value() for name, secret in {**self.stored, **own}.items()}
 
     @cached_property

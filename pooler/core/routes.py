@@ -267,18 +267,22 @@ class Router:
         replication = _replication(parameters.get("replication", ""))
         wants = session.from_startup(parameters)
         gauges = self._client_gauges_of(route)
-        keys = (("", ""), ("database", database), ("user", user))
-        for gauge, key in zip(gauges, keys, strict=True):
-            if gauge.limit and gauge.count + self.elsewhere.count(*key) >= gauge.limit:
-                raise ClientFault(
-                    codes.TOO_MANY_CONNECTIONS, f"no more connections allowed ({gauge.name})"
-                )
+        self._check_room(gauges[0], "", "")
+        self._check_room(gauges[1], "database", database)
+        self._check_room(gauges[2], "user", user)
         if self.keys.full:
             raise ClientFault(codes.TOO_MANY_CONNECTIONS, "no more connections allowed")
         pool = self.pool(route, replication)
         if route.target.user == user:
             pool.credentials.learn(credential)
         return self._admitted(transport, name, pool, self.ident(), route, minor, wants, gauges)
+
+    def _check_room(self, gauge: Gauge, kind: str, name: str) -> None:
+        """ClientFault: there are as many clients as may be, those of other processes counted."""
+        if gauge.limit and gauge.count + self.elsewhere.count(kind, name) >= gauge.limit:
+            raise ClientFault(
+                codes.TOO_MANY_CONNECTIONS, f"no more connections allowed ({gauge.name})"
+            )
 
     def client_counts(self, *names: str) -> list[tuple[str, str, int]]:
         """Return how many clients there are in all ("", ""), of databases, of users.
@@ -323,7 +327,7 @@ class Router:
             raise
         return client
 
-    def _client_gauges_of(self, route: Route) -> tuple[Gauge, ...]:
+    def _client_gauges_of(self, route: Route) -> tuple[Gauge, Gauge, Gauge]:
         limits = route.session
         return (
             self.clients,

@@ -33,6 +33,10 @@ _LIMITS: Final = ("statement_timeout", "transaction_timeout")
 _NO_SETTINGS: Final = frozenset(("user", "database", "options", "replication"))
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_ .,:/+\-]*", re.ASCII)
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)*", re.ASCII)
+_USUAL: Final = frozenset(
+    ("application_name", "client_encoding", "extra_float_digits", "search_path")
+)
+"""Names that most clients set as they come."""
 _READ_ONLY: Final = frozenset(
     (
         "in_hot_standby",
@@ -53,17 +57,21 @@ class Shelf:
 
     def __init__(self) -> None:
         self._sets: dict[frozenset[tuple[str, str]], Settings] = {}
+        self._latest: Settings = NONE
 
     def shared(self, settings: Settings) -> Settings:
         """Return the one copy that equals `settings`."""
         if not settings:
             return NONE
+        if settings == self._latest:
+            return self._latest
         key = frozenset(settings.items())
         found = self._sets.get(key)
         if found is None:
             if len(self._sets) >= _SHELF_LIMIT:
                 self._sets.clear()
             found = self._sets[key] = settings
+        self._latest = found
         return found
 
 
@@ -125,6 +133,8 @@ _WORDS: Final = re.compile(r"(?:\\.|[^\s\\])+", re.S)
 
 
 def _checked(name: str) -> str:
+    if name in _USUAL:
+        return name
     if not _NAME.fullmatch(name):
         raise ClientFault("42704", f'unrecognized configuration parameter "{name}"')
     return name.lower()

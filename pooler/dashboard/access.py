@@ -17,8 +17,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
-from pooler.auth import Authenticator, Connection
 from pooler.config import Config
+from pooler.login.auth import Authenticator
+from pooler.login.ends import Connection
 from pooler.outside import Outside
 from pooler.throttle import Throttle
 from pooler.wire import passwords, scram

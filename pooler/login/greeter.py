@@ -5,12 +5,11 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Final, cast
 
 from pooler.admin.session import Session
-from pooler.auth import Connection
 from pooler.config.certificates import ClientSide
 from pooler.config.config import CONSOLE
 from pooler.core.errors import CloseReason, PoolerError
 from pooler.login.dialogue import DialogueProtocol
-from pooler.sockets import UNIX, connection, peer_name
+from pooler.login.ends import UNIX, Connection, connection, peer_name
 from pooler.tls import Done, TlsLink, why
 from pooler.wire import build, codes
 from pooler.wire.logins import (

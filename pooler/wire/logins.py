@@ -187,7 +187,7 @@ class Secured:
     """The other end has shown a certificate, and it was found to be right."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)  # `__init__` is compiled where it is written
 class Find:
     """Who is this, please, and how must he prove it?"""
 
@@ -196,17 +196,27 @@ class Find:
     parameters: dict[str, str]
     """All of the StartupMessage's, user and database included as they were sent."""
 
+    def __init__(self, user: str, database: str, parameters: dict[str, str]) -> None:
+        self.user = user
+        self.database = database
+        self.parameters = parameters
 
-@dataclass(slots=True)
+
+@dataclass(slots=True, init=False)
 class Account:
     """The answer to `Find`."""
 
     method: Method
-    secret: str | None = field(default=None, repr=False)
+    secret: str | None = field(repr=False)
     """What is stored: plain, md5 or SCRAM verifier; None for an unknown user, who is led through
     the whole dialogue like any other and then refused (unless the method is trust)."""
-    check: Ask | None = field(default=None, repr=False, compare=False)
+    check: Ask | None = field(repr=False, compare=False)
     """Who says whether the password is right, where that is not for the secret to say."""
+
+    def __init__(self, method: Method, secret: str | None = None, check: Ask | None = None) -> None:
+        self.method = method
+        self.secret = secret
+        self.check = check
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +237,7 @@ Dialogue: TypeAlias = Generator[bytes | Request, Any, _T]
 # -- a client logs in: we are the server
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class Login:
     """Who logged in. AuthenticationOk is still to be sent, so a refusal can still come."""
 
@@ -239,10 +249,28 @@ class Login:
     """The protocol's minor version in force, 0 or 2."""
     method: Method
     """How the client proved who he is: md5 becomes scram-sha-256 where a verifier is stored."""
-    credential: Credential | None = field(default=None, repr=False, compare=False)
+    credential: Credential | None = field(repr=False, compare=False)
     """What would log him in at a server that knows him by the same secret."""
-    said: bytes = field(default=b"", repr=False, compare=False)
+    said: bytes = field(repr=False, compare=False)
     """The last words, to be sent in one write with what follows them."""
+
+    def __init__(
+        self,
+        user: str,
+        database: str,
+        parameters: dict[str, str],
+        minor: int,
+        method: Method,
+        credential: Credential | None = None,
+        said: bytes = b"",
+    ) -> None:
+        self.user = user
+        self.database = database
+        self.parameters = parameters
+        self.minor = minor
+        self.method = method
+        self.credential = credential
+        self.said = said
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,6 @@ from pooler.admin.commands import (
 )
 from pooler.admin.view import Rows
 from pooler.admin.views import combined, own_rows
-from pooler.auth import Connection
 from pooler.channel import CALL_TIMEOUT, FILES_LIMIT, Channel, ChannelLost
 from pooler.config import Change, Config, Settings
 from pooler.core.broadcast import Broadcast
@@ -40,6 +39,7 @@ from pooler.core.settings import Route
 from pooler.health import Report, together
 from pooler.http import MetricsServer
 from pooler.listener import Address, Listener
+from pooler.login.ends import Connection
 from pooler.login.greeter import Greeter
 from pooler.metrics import Snapshot, merge
 from pooler.reload import Load, Overlay, ReloadRefused

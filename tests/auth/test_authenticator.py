@@ -14,9 +14,10 @@ from textwrap import dedent
 
 import pytest
 
-from pooler.auth import Authenticator, Connection
 from pooler.config import Config, load
 from pooler.interfaces import interfaces
+from pooler.login.auth import Authenticator
+from pooler.login.ends import Connection
 from pooler.outside import Outside
 from pooler.wire import codes
 from pooler.wire.logins import Account, Find, LoginFailed

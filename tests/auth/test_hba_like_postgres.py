@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from pooler.auth import Authenticator, Connection
 from pooler.config import Config, ConfigError, load
 from pooler.embedded import find_binaries, wheel_binaries
+from pooler.login.auth import Authenticator
+from pooler.login.ends import Connection
 from pooler.wire.logins import Find, LoginFailed
 from tests.support.postgres import Postgres
 from tests.support.rawclient import RawClient, error_fields, startup_packet

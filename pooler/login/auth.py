@@ -9,14 +9,14 @@ kernel's word for who is at a unix socket.
 import pwd
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 from pooler.config import AuthType, Config
 from pooler.config.hba import Asked, Interfaces, Rule, RuleMethod
 from pooler.interfaces import interfaces
 from pooler.ldapcheck import ldap_check
+from pooler.login.ends import Connection
 from pooler.outside import Outside
 from pooler.pamcheck import pam_check
 from pooler.wire import codes
@@ -25,34 +25,6 @@ from pooler.wire.passwords import Kind, kind_of
 
 LookUp = Callable[[str, str], Awaitable[str | None]]
 """Asks for what is stored of (database, user)."""
-
-
-class Encryption(Protocol):
-    """What an encrypted connection says of the client at its other end."""
-
-    @property
-    def verified(self) -> bool:
-        """It has shown a certificate that leads to a CA of ours."""
-
-    @property
-    def cn(self) -> str:
-        """The certificate's common name, "" for none."""
-
-    @property
-    def dn(self) -> str:
-        """Its subject as in RFC 2253, "" for none."""
-
-
-@dataclass(slots=True)
-class Connection:
-    """What is known of a connection before anybody has said a word on it."""
-
-    address: str
-    """The other end's IP address, "" on a unix socket."""
-    uid: int | None = None
-    """The other end's user id on a unix socket, as the kernel vouches for it."""
-    tls: Encryption | None = None
-    """None in the clear."""
 
 
 _CERTIFICATE: Final = Rule("", 0, "hostssl", (), (), "all", "cert", clientcert="verify-full")
