@@ -1,4 +1,4 @@
-"""Compiles the byte path and logins (`pooler/wire`, `core`, `login`) to a C extension with mypyc.
+"""Compiles what each byte and each login goes through to a C extension with mypyc.
 
 POOLER_COMPILE says whether: `yes` (or it is an error), `no`, or, by default, where there is a C
 compiler with Python's headers, and the installation is not an editable one, whose files are to
@@ -20,6 +20,7 @@ from setuptools.errors import BaseError
 
 ROOT = Path(__file__).parent
 PACKAGES = ("pooler/wire", "pooler/core", "pooler/login")
+MODULES = ("pooler/tls.py",)
 INTERPRETED = frozenset(
     {
         "__init__.py",
@@ -57,10 +58,13 @@ def can_compile() -> bool:
 def sources() -> list[str]:
     """Return the files to be compiled, by their paths from here."""
     return [
-        path.relative_to(ROOT).as_posix()
-        for package in PACKAGES
-        for path in sorted((ROOT / package).glob("*.py"))
-        if path.name not in INTERPRETED
+        *MODULES,
+        *(
+            path.relative_to(ROOT).as_posix()
+            for package in PACKAGES
+            for path in sorted((ROOT / package).glob("*.py"))
+            if path.name not in INTERPRETED
+        ),
     ]
 
 

@@ -53,7 +53,7 @@ Done = Callable[[ssl.SSLError | OSError | None], None]
 """Hears once of the end of the handshake: None, or why it failed."""
 
 
-class TlsLink(asyncio.Protocol):
+class TlsLink:
     """TLS between a transport and a protocol; `start` begins the handshake.
 
     During the handshake nothing reaches the protocol, and what is written is dropped: nobody
@@ -94,7 +94,7 @@ class TlsLink(asyncio.Protocol):
 
     def start(self, received: bytes = b"") -> None:
         """Take the transport over; `received` came from it and belongs to the handshake."""
-        self._lower.set_protocol(self)
+        self._lower.set_protocol(self)  # type: ignore[arg-type]  # a protocol by shape
         if received:
             self._incoming.write(received)
         self._handshake()

@@ -40,7 +40,7 @@ def _cstring(body: bytes, at: int) -> tuple[bytes, int]:
 # -- the first packet of a connection
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class Startup:
     """A StartupMessage: the minor version asked for, and parameters by name (last one wins)."""
 
@@ -48,6 +48,11 @@ class Startup:
     parameters: dict[str, str]
     options: tuple[str, ...]
     """Names of protocol options (`_pq_.`...), none of which we know."""
+
+    def __init__(self, minor: int, parameters: dict[str, str], options: tuple[str, ...]) -> None:
+        self.minor = minor
+        self.parameters = parameters
+        self.options = options
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,6 @@ NONCE_SIZE: Final = 18  # SCRAM_RAW_NONCE_LEN, 24 characters in base64
 _VERIFIER: Final = re.compile(
     r"SCRAM-SHA-256\$([1-9][0-9]{0,8}):([A-Za-z0-9+/=]+)\$([A-Za-z0-9+/=]{44}):([A-Za-z0-9+/=]{44})"
 )
-_NONCE: Final = re.compile(r"[!-+\--~]+")  # printable ASCII but the comma
 
 
 # -- passwords
@@ -319,17 +318,24 @@ def _text(message: bytes) -> str:
     return text
 
 
-def _attributes(text: str, names: str) -> list[str]:
+def _attributes(text: str, names: tuple[str, ...]) -> list[str]:
     """Return the values of the attributes `names`, with which `text` has to start, in order."""
     parts = text.split(",")
     if len(parts) < len(names):
-        raise Malformed(f"malformed SCRAM message: attribute {names[len(parts)]!r} is missing")
+        raise Malformed(f"malformed SCRAM message: attribute {names[len(parts)][0]!r} is missing")
     values: list[str] = []
     for i in range(len(names)):
-        if not parts[i].startswith(names[i] + "="):
-            raise Malformed(f"malformed SCRAM message: expected attribute {names[i]!r}")
+        if not parts[i].startswith(names[i]):
+            raise Malformed(f"malformed SCRAM message: expected attribute {names[i][0]!r}")
         values.append(parts[i][2:])
     return values
+
+
+def _is_nonce(text: str) -> bool:
+    """Whether it is printable ASCII but the comma, as RFC 5802 has it."""
+    return (
+        text.isascii() and text.isprintable() and " " not in text and "," not in text and text != ""
+    )
 
 
 class ServerExchange:
@@ -369,8 +375,8 @@ class ServerExchange:
         self._header = f"{flag},,"
         if bare.startswith("m="):
             raise Malformed("client requires an unsupported SCRAM extension")
-        _, nonce = _attributes(bare, "nr")
-        if not _NONCE.fullmatch(nonce):
+        _, nonce = _attributes(bare, ("n=", "r="))
+        if not _is_nonce(nonce):
             raise Malformed("malformed SCRAM message: invalid nonce")
         self._nonce = nonce + self._nonce
         verifier = self._verifier
@@ -382,7 +388,7 @@ class ServerExchange:
         """Take the client-final-message, return the server-final-message; None: wrong password."""
         text = _text(message)
         without_proof, _, proof = text.rpartition(",p=")
-        binding, nonce = _attributes(without_proof, "cr")
+        binding, nonce = _attributes(without_proof, ("c=", "r="))
         if _unbase64(binding) != self._header.encode("utf-8") + self._bound:
             raise Malformed("unexpected SCRAM channel-binding attribute in client-final-message")
         if not hmac.compare_digest(nonce.encode("utf-8"), self._nonce.encode("utf-8")):
@@ -431,8 +437,8 @@ class ClientExchange:
     def final(self, message: bytes) -> bytes:
         """Take the server-first-message, return the client-final-message."""
         text = _text(message)
-        nonce, salt, count = _attributes(text, "rsi")
-        if not _NONCE.fullmatch(nonce) or not nonce.startswith(self._nonce):
+        nonce, salt, count = _attributes(text, ("r=", "s=", "i="))
+        if not _is_nonce(nonce) or not nonce.startswith(self._nonce):
             raise Malformed("invalid SCRAM response: nonce does not match")
         if len(nonce) == len(self._nonce):
             raise Malformed("invalid SCRAM response: the server added no nonce")
@@ -458,5 +464,5 @@ class ClientExchange:
         text = _text(message)
         if text.startswith("e="):
             raise Malformed("the server reported a SCRAM error")
-        (signature,) = _attributes(text, "v")
+        (signature,) = _attributes(text, ("v=",))
         return hmac.compare_digest(_unbase64(signature), self._signature)
