@@ -310,9 +310,11 @@ def why(error: BaseException) -> str:
     """Return a handshake's error in words, as OpenSSL's tools and libpq put them."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate verify failed: {error.verify_message}"
-    if isinstance(error, ssl.SSLError) and error.reason:
-        return error.reason.lower().replace("_", " ")
-    return (error.strerror if isinstance(error, OSError) else "") or str(error)
+    reason: str | None = getattr(error, "reason", None)  # of an SSLError, which may have none
+    if isinstance(error, ssl.SSLError) and reason:
+        return reason.lower().replace("_", " ")
+    words: str | None = error.strerror if isinstance(error, OSError) else None
+    return words or str(error)
 
 
 _NOBODY: Final = asyncio.Protocol()
