@@ -25,7 +25,6 @@ from pooler.core.ledger import (
     SEEN_DESCRIBE,
     SPECIAL,
     Ledger,
-    any_end,
     count_ends,
     count_special,
 )
@@ -99,6 +98,7 @@ class Server(Peer):
         "_group",
         "_ready",
         "_seen",
+        "_synced",
         "_tail",
         "aim",
         "answer",
@@ -191,6 +191,7 @@ class Server(Peer):
         self.effects: deque[Effect] = deque()  # of the special messages in the ledger
         self._seen = 0  # messages of the chunk under way that have been looked at
         self._ends = 0  # those of them that end a group
+        self._synced = False  # one of them is a Sync
         self._group = 0  # Syncs sent while there were any; see `Prepared`
         # per link
         self.state = ServerState.PREPARING
@@ -404,17 +405,33 @@ class Server(Peer):
 
     def group_of(self, kinds: list[int]) -> int:
         """Return the number of the group of messages that comes behind `kinds`, not yet sent."""
-        seen = self._seen if self._seen <= len(kinds) else 0
-        ends = self._ends if seen else 0
-        for i in range(seen, len(kinds)):
-            ends += kinds[i] in ENDS
-        self._seen = len(kinds)
-        self._ends = ends
-        return self._group + ends
+        self._look_at(kinds)
+        return self._group + self._ends
 
     def unknown(self, kinds: list[int]) -> bool:
         """Return whether `status` may have changed until what comes behind `kinds` is read."""
-        return self.ledger.ends > 0 or any_end(kinds)
+        if self.ledger.ends > 0:
+            return True
+        self._look_at(kinds)
+        return self._ends > 0
+
+    def skips(self, kinds: list[int]) -> bool:
+        """Return whether what comes behind `kinds` will not be read, for an earlier error."""
+        if not self.ledger.skipping:
+            return False
+        self._look_at(kinds)
+        return not self._synced
+
+    def _look_at(self, kinds: list[int]) -> None:
+        """Look at each message of the chunk under way once, however many there are."""
+        if not 0 < self._seen <= len(kinds):
+            self._seen = self._ends = 0
+            self._synced = False
+        for i in range(self._seen, len(kinds)):
+            if kinds[i] in ENDS:
+                self._ends += 1
+                self._synced |= kinds[i] == codes.SYNC
+        self._seen = len(kinds)
 
     def describes(self, statement: Statement) -> bool:
         """Return whether it is about to tell its client of a statement's shape."""
@@ -443,7 +460,7 @@ class Server(Peer):
         kind = self.ledger.answered(reply)
         if not kind:
             return
-        effect = self.effects.popleft()
+        effect = self._next_effect()
         if kind in (OUR_DESCRIBE, SEEN_DESCRIBE):
             self._described(effect, data[at + codes.HEADER : at + size])
         else:
@@ -482,7 +499,7 @@ class Server(Peer):
             kind = self.ledger.left_out()
             if not kind:
                 break
-            self._happened(self.effects.popleft(), there=False)
+            self._happened(self._next_effect(), there=False)
             reply = build.PARSE_COMPLETE if kind == LEFT_OUT_PARSE else build.CLOSE_COMPLETE
             self._edits.append((at, at, reply))
         if not self.ledger.special:
@@ -498,18 +515,22 @@ class Server(Peer):
             return
         if effect.name:
             client.names.happened(effect)
-        if client.braked & NAMES_FULL and len(self.effects) <= EFFECTS_FEW:
+
+    def _next_effect(self) -> Effect:
+        """Take the oldest effect; its client may ask for more when few are left."""
+        effect = self.effects.popleft()
+        client = self.client
+        if client is not None and client.braked & NAMES_FULL and len(self.effects) <= EFFECTS_FEW:
             client.unbrake(NAMES_FULL)
+        return effect
 
     def _skipped(self, count: int) -> None:
         """Undo what was expected of messages that the server failed at, or skips."""
-        for _ in range(count):
-            self._undo(self.effects.popleft())
-        client = self.client
-        if client is not None:
-            client.names.plan_again(self.effects)
-            if len(self.effects) <= EFFECTS_FEW:
-                client.unbrake(NAMES_FULL)
+        skipped = [self._next_effect() for _ in range(count)]
+        for effect in skipped:
+            self._undo(effect)
+        if self.client is not None:
+            self.client.names.skipped(skipped, self.effects)
         if not self.ledger.special:
             self._cutter.marks = FROM_SERVER
 
@@ -626,14 +647,15 @@ class Server(Peer):
         sqlstate = fields.get("C", "")
         special = 0 < (ledger.owed[0] if ledger.owed else 0) <= SPECIAL
         failed = self.effects[0] if special else None
-        owed = bytes(ledger.owed).translate(_AS_SENT, _ADDED)
+        owed = b""
+        if client is not None and client.burst and (PREFIX in body or _changed(fields)):
+            owed = bytes(ledger.owed).translate(_AS_SENT, _ADDED)
         instead: bytes | None = None
         if PREFIX in body and client is not None:
             said = client.names.in_its_words(body, sqlstate, failed)
             instead = build.message(codes.ERROR_RESPONSE, said)
-        parses = ledger.owed.count(codes.PARSE)
         skipped = ledger.failed()
-        if parses and client is not None and codes.PARSE not in ledger.owed:
+        if ledger.parse_failed and client is not None and codes.PARSE not in ledger.owed:
             client.names.unnamed_skipped()
         if client is not None and (_changed(fields) or STALE in body):
             self.pool.counters.schema_changes += 1
