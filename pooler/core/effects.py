@@ -44,6 +44,15 @@ class Effect:
         self.parameters = b""
 
 
+def next_effect(server: "Server") -> Effect:
+    """Take the oldest effect; its client may ask for more when few are left."""
+    effect = server.effects.popleft()
+    client = server.client
+    if client is not None and client.braked & NAMES_FULL and len(server.effects) <= FEW:
+        client.unbrake(NAMES_FULL)
+    return effect
+
+
 def happened(server: "Server", effect: Effect, there: bool) -> None:
     """The server has done it: the statement is `there` now, or is not any more."""
     if effect.concerns is not None:
@@ -55,8 +64,6 @@ def happened(server: "Server", effect: Effect, there: bool) -> None:
         return
     if effect.name:
         client.names.happened(effect)
-    if client.braked & NAMES_FULL and len(server.effects) <= FEW:
-        client.unbrake(NAMES_FULL)
 
 
 def described(server: "Server", effect: Effect, columns: bytes) -> None:
@@ -78,13 +85,11 @@ def undo(server: "Server", effect: Effect) -> None:
 
 def skipped(server: "Server", count: int) -> None:
     """The server has failed at the oldest ones, or skips them."""
-    for _ in range(count):
-        undo(server, server.effects.popleft())
-    client = server.client
-    if client is not None:
-        client.names.plan_again(server.effects)
-        if len(server.effects) <= FEW:
-            client.unbrake(NAMES_FULL)
+    effects = [next_effect(server) for _ in range(count)]
+    for effect in effects:
+        undo(server, effect)
+    if server.client is not None:
+        server.client.names.skipped(effects, server.effects)
 
 
 def forgot_all(server: "Server") -> None:

@@ -23,14 +23,15 @@ def failed(server: "Server", body: bytes, fields: dict[str, str]) -> bytes | Non
     sqlstate = fields.get("C", "")
     special = 0 < (ledger.owed[0] if ledger.owed else 0) <= SPECIAL
     effect = server.effects[0] if special else None
-    owed = ledger.sent_by_client()
+    owed = b""
+    if client is not None and client.burst and (PREFIX in body or _changed(fields)):
+        owed = ledger.sent_by_client()
     instead: bytes | None = None
     if PREFIX in body and client is not None:
         said = client.names.in_its_words(body, sqlstate, effect)
         instead = build.message(codes.ERROR_RESPONSE, said)
-    parses = ledger.owed.count(codes.PARSE)
     unanswered = ledger.failed()
-    if parses and client is not None and codes.PARSE not in ledger.owed:
+    if ledger.parse_failed and client is not None and codes.PARSE not in ledger.owed:
         client.names.unnamed_skipped()
     if client is not None and (_changed(fields) or STALE in body):
         server.pool.counters.schema_changes += 1

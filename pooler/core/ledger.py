@@ -112,11 +112,6 @@ def count_ends(kinds: list[int]) -> int:
     return kinds.count(SYNC) + kinds.count(QUERY) + kinds.count(FUNCTION_CALL)
 
 
-def any_end(kinds: list[int]) -> bool:
-    """Return whether there is any such one; mostly it is not far."""
-    return SYNC in kinds or QUERY in kinds or FUNCTION_CALL in kinds
-
-
 def count_special(kinds: list[int]) -> int:
     """Return how many of `kinds` are special."""
     special = 0
@@ -133,6 +128,7 @@ class Ledger:
         "copy_in",
         "ends",
         "owed",
+        "parse_failed",
         "skipping",
         "special",
         "swallowed",
@@ -150,6 +146,7 @@ class Ledger:
         self.copy_in = False  # the server reads copy data
         self.swallowed = False  # a Sync was sent that this COPY ignores, unless it fails first
         self.unsure = False
+        self.parse_failed = False  # among the messages that the last error concerned was a Parse
 
     def __repr__(self) -> str:
         """Show what is owed and how."""
@@ -273,6 +270,7 @@ class Ledger:
         Returns how many of the messages that the server failed at or skips are of a special kind.
         """
         self.awaits = 0
+        self.parse_failed = False
         owed = self.owed
         if self.copy_in:
             if self.swallowed:
@@ -286,6 +284,7 @@ class Ledger:
         while owed and owed[0] != SYNC:
             kind = owed.popleft()
             special += kind <= SPECIAL
+            self.parse_failed |= kind == PARSE
             self.ends -= kind in ENDS
         if not owed:
             self.unsynced = False

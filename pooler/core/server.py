@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from pooler.core import ddl, hints, session, truth
 from pooler.core.chores import Chore, Unusable
 from pooler.core.counters import bucket
-from pooler.core.effects import Effect, described, forgot_all, happened, skipped, undo
+from pooler.core.effects import Effect, described, forgot_all, happened, next_effect, skipped, undo
 from pooler.core.errors import CloseReason
 from pooler.core.failures import failed
 from pooler.core.ledger import (
@@ -23,7 +23,6 @@ from pooler.core.ledger import (
     OUR_EXECUTE,
     SEEN_DESCRIBE,
     Ledger,
-    any_end,
     count_ends,
     count_special,
 )
@@ -78,6 +77,7 @@ class Server(Peer):
         "_group",
         "_ready",
         "_seen",
+        "_synced",
         "_tail",
         "aim",
         "answer",
@@ -170,6 +170,7 @@ class Server(Peer):
         self.effects: deque[Effect] = deque()  # of the special messages in the ledger
         self._seen = 0  # messages of the chunk under way that have been looked at
         self._ends = 0  # those of them that end a group
+        self._synced = False  # one of them is a Sync
         self._group = 0  # Syncs sent while there were any; see `Prepared`
         # per link
         self.state = ServerState.PREPARING
@@ -383,17 +384,33 @@ class Server(Peer):
 
     def group_of(self, kinds: list[int]) -> int:
         """Return the number of the group of messages that comes behind `kinds`, not yet sent."""
-        seen = self._seen if self._seen <= len(kinds) else 0
-        ends = self._ends if seen else 0
-        for i in range(seen, len(kinds)):
-            ends += kinds[i] in ENDS
-        self._seen = len(kinds)
-        self._ends = ends
-        return self._group + ends
+        self._look_at(kinds)
+        return self._group + self._ends
 
     def unknown(self, kinds: list[int]) -> bool:
         """Return whether `status` may have changed until what comes behind `kinds` is read."""
-        return self.ledger.ends > 0 or any_end(kinds)
+        if self.ledger.ends > 0:
+            return True
+        self._look_at(kinds)
+        return self._ends > 0
+
+    def skips(self, kinds: list[int]) -> bool:
+        """Return whether what comes behind `kinds` will not be read, for an earlier error."""
+        if not self.ledger.skipping:
+            return False
+        self._look_at(kinds)
+        return not self._synced
+
+    def _look_at(self, kinds: list[int]) -> None:
+        """Look at each message of the chunk under way once, however many there are."""
+        if not 0 < self._seen <= len(kinds):
+            self._seen = self._ends = 0
+            self._synced = False
+        for i in range(self._seen, len(kinds)):
+            if kinds[i] in ENDS:
+                self._ends += 1
+                self._synced |= kinds[i] == codes.SYNC
+        self._seen = len(kinds)
 
     def describes(self, statement: Statement) -> bool:
         """Return whether it is about to tell its client of a statement's shape."""
@@ -416,7 +433,7 @@ class Server(Peer):
         kind = self.ledger.answered(reply)
         if not kind:
             return
-        effect = self.effects.popleft()
+        effect = next_effect(self)
         if kind in (OUR_DESCRIBE, SEEN_DESCRIBE):
             described(self, effect, data[at + codes.HEADER : at + size])
             self._ready = True  # perhaps its client waits for that
@@ -447,7 +464,7 @@ class Server(Peer):
             kind = self.ledger.left_out()
             if not kind:
                 break
-            happened(self, self.effects.popleft(), there=False)
+            happened(self, next_effect(self), there=False)
             reply = build.PARSE_COMPLETE if kind == LEFT_OUT_PARSE else build.CLOSE_COMPLETE
             self._edits.append((at, at, reply))
         if not self.ledger.special:

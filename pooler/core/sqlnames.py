@@ -51,8 +51,7 @@ class SqlNames:
         if _ALL.fullmatch(text):
             if server.unknown(kinds):
                 raise Wait
-            for name in self._names.all():
-                self._names.plan(Effect(None, name, None, server.group_of(kinds)))
+            self._names.plan_none(server.group_of(kinds))
             server.prepared.doubt()  # of what comes behind it, unless it fails
             return None
         executed = self.execute(text, server, kinds)
