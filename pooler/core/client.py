@@ -52,7 +52,6 @@ class Client(Peer):
     """One client that has proven who it is."""
 
     __slots__ = (
-        "_burst",
         "_cutter",
         "_drop",
         "_held",
@@ -60,6 +59,7 @@ class Client(Peer):
         "_skipping",
         "again",
         "asked",
+        "burst",
         "counters",
         "custom",
         "database",
@@ -144,7 +144,7 @@ class Client(Peer):
         self._skipping = False  # to the next Sync, as a server does after an error
         self.again = b""  # to be sent once more when its error's ReadyForQuery has come
         self.holds = False  # what is held waits for the next ReadyForQuery
-        self._burst = b""  # what the server works on, if that is all and can perhaps be repeated
+        self.burst = b""  # what the server works on, if that is all and can perhaps be repeated
         self._repeats = 0
 
     def __repr__(self) -> str:
@@ -298,7 +298,7 @@ class Client(Peer):
         kinds = cutter.kinds
         whole = not self._held and cutter.left == 0
         repeatable = fresh and self.names.recent and whole and len(data) <= again.BURST_LIMIT
-        self._burst = data if repeatable else b""
+        self.burst = data if repeatable else b""
         self._repeats = 0
         if self.requests.edits:
             data = edited(data, self.requests.edits)
@@ -376,7 +376,7 @@ class Client(Peer):
         Returns whether what failed is to be sent again; `owed` are the replies that had not come.
         """
         server = self.server
-        burst, self._burst = self._burst, b""
+        burst, self.burst = self.burst, b""
         if not burst or server is None or server.status != codes.IDLE:
             return False
         self._repeats += 1

@@ -55,6 +55,11 @@ OUR_BIND: Final = 8
 """A Bind that the client did not send, and an Execute: their replies are taken out."""
 OUR_EXECUTE: Final = 9
 SPECIAL: Final = 9  # the last of them
+ADDED: Final = bytes([OUR_PARSE, OUR_CLOSE, OUR_DESCRIBE, OUR_BIND, OUR_EXECUTE])
+"""Those that the client did not send."""
+_AS_SENT: Final = bytes.maketrans(
+    bytes([LEFT_OUT_PARSE, RENAMED_PARSE, LEFT_OUT_CLOSE, SEEN_DESCRIBE]), b"PPCD"
+)
 
 
 def _answers() -> list[int]:
@@ -107,11 +112,6 @@ def count_ends(kinds: list[int]) -> int:
     return kinds.count(SYNC) + kinds.count(QUERY) + kinds.count(FUNCTION_CALL)
 
 
-def any_end(kinds: list[int]) -> bool:
-    """Return whether there is any such one; mostly it is not far."""
-    return SYNC in kinds or QUERY in kinds or FUNCTION_CALL in kinds
-
-
 def count_special(kinds: list[int]) -> int:
     """Return how many of `kinds` are special."""
     special = 0
@@ -128,6 +128,7 @@ class Ledger:
         "copy_in",
         "ends",
         "owed",
+        "parse_failed",
         "skipping",
         "special",
         "swallowed",
@@ -145,6 +146,7 @@ class Ledger:
         self.copy_in = False  # the server reads copy data
         self.swallowed = False  # a Sync was sent that this COPY ignores, unless it fails first
         self.unsure = False
+        self.parse_failed = False  # among the messages that the last error concerned was a Parse
 
     def __repr__(self) -> str:
         """Show what is owed and how."""
@@ -244,6 +246,10 @@ class Ledger:
         self._drop_ignored()
         return kind
 
+    def sent_by_client(self) -> bytes:
+        """Return the kinds of what is owed, as its client sent them."""
+        return bytes(self.owed).translate(_AS_SENT, ADDED)
+
     def copy_started(self) -> None:
         """Note a CopyInResponse: from here the server ignores Sync until the COPY ends."""
         self.awaits = 0
@@ -264,6 +270,7 @@ class Ledger:
         Returns how many of the messages that the server failed at or skips are of a special kind.
         """
         self.awaits = 0
+        self.parse_failed = False
         owed = self.owed
         if self.copy_in:
             if self.swallowed:
@@ -277,6 +284,7 @@ class Ledger:
         while owed and owed[0] != SYNC:
             kind = owed.popleft()
             special += kind <= SPECIAL
+            self.parse_failed |= kind == PARSE
             self.ends -= kind in ENDS
         if not owed:
             self.unsynced = False

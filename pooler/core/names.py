@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
+from pooler.core.effects import Effect
 from pooler.core.errors import ClientFault
 from pooler.core.ledger import (
     LEFT_OUT_CLOSE,
@@ -32,7 +33,6 @@ from pooler.core.statements import (
     SPARE,
     UNKNOWN,
     UNNAMED,
-    Effect,
     Name,
     Registry,
     Statement,
@@ -102,6 +102,7 @@ class Names:
         # of messages under way
         self._planned: dict[bytes, Effect] = {}  # of each name the last
         self._planned_bytes = 0
+        self._planned_all = False  # by a DEALLOCATE ALL, which is no effect of a server's
         self._bound = b""  # the name bound last, where no description was asked for
         # used since its server was last at rest, and by which name
         self.recent: dict[Statement, bytes] = {}
@@ -150,9 +151,11 @@ class Names:
             raise Wait
         return planned.means
 
-    def all(self) -> list[bytes]:
-        """Return all names, also those of messages under way."""
-        return [*self._names, *self._planned]
+    def plan_none(self, group: int) -> None:
+        """Note that a message under way will forget all names."""
+        for name in [*self._names, *self._planned]:
+            self.plan(Effect(None, name, None, group))
+        self._planned_all = True
 
     def plan(self, effect: Effect) -> Effect:
         """Note what a message under way will make of a name."""
@@ -490,16 +493,25 @@ class Names:
             self._names[effect.name] = effect.means
             self._bytes += len(effect.means.statement.body)
 
+    def skipped(self, skipped: Iterable[Effect], left: Iterable[Effect]) -> None:
+        """Note messages that have failed, or come behind what did, and effects still to come."""
+        if self._planned_all:
+            self._plan_again(left)
+        for effect in skipped:
+            if self._planned.get(effect.name) is effect:
+                self._unplan(effect.name)
+
     def told(self, effect: Effect, shape: bytes) -> None:
         """The client has been told the shape of a statement of its."""
         entry = self._names.get(effect.name)
         if entry is not None and entry.statement is effect.describes:
             entry.told = shape
 
-    def plan_again(self, effects: Iterable[Effect] = ()) -> None:
+    def _plan_again(self, effects: Iterable[Effect]) -> None:
         """Plan anew with the effects that are still to come."""
         self._planned.clear()
         self._planned_bytes = 0
+        self._planned_all = False
         for effect in effects:
             if effect.name and effect.describes is None:
                 self.plan(effect)
@@ -559,4 +571,4 @@ class Names:
         """Forget all names; those of effects still to come will be there."""
         for name in list(self._names):
             self._forget(name)
-        self.plan_again(effects)
+        self._plan_again(effects)

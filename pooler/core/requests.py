@@ -106,6 +106,7 @@ class Requests:
         foreseen, self.foreseen = self.foreseen, None
         if server.meter is not None:
             server.meter.next_chunk()
+        sync = -1  # where the next Sync is, `end` if there is none
         at = cutter.scan(data, 0)
         while True:
             stop = cutter.stop
@@ -155,14 +156,16 @@ class Requests:
                 if client.pool.settings.cache_unnamed and hint is NOTHING:
                     cached = names and self.names.caches(body)
                 manage = names and (in_sql or cached)
-                if not cached and (codes.SYNC in cutter.kinds or not server.ledger.skipping):
+                if not cached and not server.skips(cutter.kinds):
                     if self.names.keeps_unnamed:
                         self.names.forget_unnamed(server)
                     self.names.parsed_unnamed(body)
-                    last = data.find(build.SYNC, at + size)
-                    plain = not (self._hinted or self.names.any) and server.meter is None
-                    if plain and last + 5 in (4, end):
-                        cutter.marks = FROM_CLIENT  # its Binds are of what it parsed here
+                    if not (self._hinted or self.names.any) and server.meter is None:
+                        if sync < at + size:
+                            sync = data.find(build.SYNC, at + size)
+                            sync = end if sync < 0 else sync
+                        if sync >= end - len(build.SYNC):
+                            cutter.marks = FROM_CLIENT  # its Binds are of what it parsed here
             elif stop == codes.PARSE and not names:
                 server.touch(PREPARED, hint)
             effects, kinds = len(server.effects), len(cutter.kinds)
@@ -214,7 +217,7 @@ class Requests:
     ) -> bool:
         """Have a message name its statement as the server does; False: it is sent as it is."""
         kinds = self.cutter.kinds
-        if server.ledger.skipping and codes.SYNC not in kinds:
+        if server.skips(kinds):
             return False  # the server will not read it
         end = min(at + size, len(data))
         whole = end == at + size
@@ -301,8 +304,12 @@ class Requests:
         server.changing(change.words)
         pool = client.pool
         settings = pool.settings.migrations
-        unread = server.ledger.skipping and codes.SYNC not in kinds
-        if not (settings.enabled and change.told) or unread or pool.single_use or client.internal:
+        if (
+            not (settings.enabled and change.told)
+            or server.skips(kinds)
+            or pool.single_use
+            or client.internal
+        ):
             if server.run is not None:
                 server.run.outline = ""
             return False

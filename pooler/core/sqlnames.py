@@ -7,7 +7,8 @@ the other. Each method returns what the server is sent instead, None for the tex
 import re
 from typing import TYPE_CHECKING, Final
 
-from pooler.core.statements import PREFIX, SPARE, Effect, Statement, Wait, foreign
+from pooler.core.effects import Effect
+from pooler.core.statements import PREFIX, SPARE, Statement, Wait, foreign
 from pooler.wire import build, codes
 
 if TYPE_CHECKING:
@@ -50,8 +51,7 @@ class SqlNames:
         if _ALL.fullmatch(text):
             if server.unknown(kinds):
                 raise Wait
-            for name in self._names.all():
-                self._names.plan(Effect(None, name, None, server.group_of(kinds)))
+            self._names.plan_none(server.group_of(kinds))
             server.prepared.doubt()  # of what comes behind it, unless it fails
             return None
         executed = self.execute(text, server, kinds)

@@ -35,7 +35,8 @@ def alike(reply: Message) -> Message:
     return kind, PLACE.sub(b"", body) if kind == b"E" else body
 
 
-def test_what_comes_again_is_prepared(pooler: Pooler, login: Login) -> None:
+def test_what_comes_again_is_prepared(shared_pooler: SharedPooler, login: Login) -> None:
+    pooler = shared_pooler(databases={"*": {"pool_size": 1, "statement_cache": "unnamed"}})
     with login(at=pooler) as client, login(at=pooler) as other:
         for one in (client, other):
             for number in range(5):
