@@ -19,11 +19,12 @@ from pooler.core import ddl
 from pooler.core.budget import Report
 from pooler.core.cancel import CANCELED
 from pooler.core.client import Client
+from pooler.core.effects import Effect
 from pooler.core.errors import CloseReason, PoolerError
 from pooler.core.inner import Inner
 from pooler.core.ledger import OUR_BIND, OUR_CLOSE, OUR_EXECUTE, OUR_PARSE
 from pooler.core.settings import SessionSettings
-from pooler.core.statements import SPARE, Effect
+from pooler.core.statements import SPARE
 from pooler.core.upkeep import change
 from pooler.wire import build, codes, parse
 

@@ -55,6 +55,11 @@ OUR_BIND: Final = 8
 """A Bind that the client did not send, and an Execute: their replies are taken out."""
 OUR_EXECUTE: Final = 9
 SPECIAL: Final = 9  # the last of them
+ADDED: Final = bytes([OUR_PARSE, OUR_CLOSE, OUR_DESCRIBE, OUR_BIND, OUR_EXECUTE])
+"""Those that the client did not send."""
+_AS_SENT: Final = bytes.maketrans(
+    bytes([LEFT_OUT_PARSE, RENAMED_PARSE, LEFT_OUT_CLOSE, SEEN_DESCRIBE]), b"PPCD"
+)
 
 
 def _answers() -> list[int]:
@@ -240,6 +245,10 @@ class Ledger:
         self.special -= 1
         self._drop_ignored()
         return kind
+
+    def sent_by_client(self) -> bytes:
+        """Return the kinds of what is owed, as its client sent them."""
+        return bytes(self.owed).translate(_AS_SENT, ADDED)
 
     def copy_started(self) -> None:
         """Note a CopyInResponse: from here the server ignores Sync until the COPY ends."""

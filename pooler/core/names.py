@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
+from pooler.core.effects import Effect
 from pooler.core.errors import ClientFault
 from pooler.core.ledger import (
     LEFT_OUT_CLOSE,
@@ -32,7 +33,6 @@ from pooler.core.statements import (
     SPARE,
     UNKNOWN,
     UNNAMED,
-    Effect,
     Name,
     Registry,
     Statement,

@@ -8,30 +8,27 @@ asks what is overdue.
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from pooler.core import ddl, hints, policy, session, truth
+from pooler.core import ddl, hints, session, truth
 from pooler.core.chores import Chore, Unusable
 from pooler.core.counters import bucket
+from pooler.core.effects import Effect, described, forgot_all, happened, next_effect, skipped, undo
 from pooler.core.errors import CloseReason
+from pooler.core.failures import failed
 from pooler.core.ledger import (
+    ADDED,
     ENDS,
-    LEFT_OUT_CLOSE,
     LEFT_OUT_PARSE,
-    OUR_BIND,
     OUR_CLOSE,
     OUR_DESCRIBE,
     OUR_EXECUTE,
-    OUR_PARSE,
-    RENAMED_PARSE,
     SEEN_DESCRIBE,
-    SPECIAL,
     Ledger,
     count_ends,
     count_special,
 )
-from pooler.core.names import STALE, made_to_fail
-from pooler.core.peer import NAMES_FULL, PEER_FULL, Edit, Peer, Transport, edited
+from pooler.core.peer import PEER_FULL, Edit, Peer, Transport, edited
 from pooler.core.settings import Host
-from pooler.core.statements import PREFIX, Effect, Prepared, Statement, shape_of
+from pooler.core.statements import Prepared, Statement
 from pooler.core.states import ServerState, State
 from pooler.core.upkeep import chore_over
 from pooler.wire import build, codes, parse
@@ -57,14 +54,6 @@ _COMMAND_COMPLETE: Final = [codes.COMMAND_COMPLETE]
 CAUSES: Final = 32
 """Statements that may have changed something, remembered until that is known."""
 
-_AS_SENT: Final = bytes.maketrans(
-    bytes([LEFT_OUT_PARSE, RENAMED_PARSE, LEFT_OUT_CLOSE, SEEN_DESCRIBE]), b"PPCD"
-)
-_ADDED: Final = bytes([OUR_PARSE, OUR_CLOSE, OUR_DESCRIBE, OUR_BIND, OUR_EXECUTE])
-
-EFFECTS_FEW: Final = 1_000
-"""So many effects are left when a client with too many is read from again."""
-
 _REPLIES: Final = b"123IsTnW"
 
 LOOK_LIMIT: Final = 65_536
@@ -75,16 +64,6 @@ _DESCRIPTIONS: Final = bytes([codes.PARAMETER_DESCRIPTION, codes.ROW_DESCRIPTION
 
 
 _NO_COPY: Final = build.copy_fail("client connection lost")
-
-
-def _changed(fields: dict[str, str]) -> bool:
-    """Return whether an error is that a prepared statement's result has another shape now.
-
-    By its place in PostgreSQL's source, as pgjdbc does: "cached plan must not change result type"
-    is in the language of `lc_messages`.
-    """
-    sqlstate = fields.get("C")
-    return sqlstate == codes.FEATURE_NOT_SUPPORTED and fields.get("R") == "RevalidateCachedQuery"
 
 
 class Server(Peer):
@@ -441,31 +420,26 @@ class Server(Peer):
         """Forget the newest effects: their messages are not sent after all."""
         self._seen = 0
         for _ in range(count):
-            self._undo(self.effects.pop())
+            undo(self, self.effects.pop())
 
     def forget_statements(self) -> None:
         """Let go of all statements: the session ends, or no more is known of it."""
         while self.effects:
-            self._undo(self.effects.popleft())
+            undo(self, self.effects.popleft())
         self.prepared.clear()
-
-    def _undo(self, effect: Effect) -> None:
-        if effect.concerns is not None:
-            self.prepared.answered(effect.concerns, None)
-        if effect.means is not None:
-            self.pool.registry.drop(effect.means.statement)
 
     def _answered(self, reply: int, data: bytes, at: int, size: int) -> None:
         """Note one reply while some are to be taken out or put in."""
         kind = self.ledger.answered(reply)
         if not kind:
             return
-        effect = self._next_effect()
+        effect = next_effect(self)
         if kind in (OUR_DESCRIBE, SEEN_DESCRIBE):
-            self._described(effect, data[at + codes.HEADER : at + size])
+            described(self, effect, data[at + codes.HEADER : at + size])
+            self._ready = True  # perhaps its client waits for that
         else:
-            self._happened(effect, kind != OUR_CLOSE)
-        if kind in _ADDED:
+            happened(self, effect, kind != OUR_CLOSE)
+        if kind in ADDED:
             self._edits.append((at, at + size, b""))
             if kind == OUR_EXECUTE and self.run is not None:
                 self.run.asked = False
@@ -484,60 +458,31 @@ class Server(Peer):
         if kind == OUR_DESCRIBE:
             self._edits.append((at, at + size, b""))
 
-    def _described(self, effect: Effect, columns: bytes) -> None:
-        """Note the second half: the shape of a statement."""
-        assert effect.describes is not None
-        shape = shape_of(effect.parameters, columns)
-        self.prepared.described(effect.describes, shape)
-        if self.client is not None and effect.name:
-            self.client.names.told(effect, shape)
-        self._ready = True  # perhaps its client waits for that
-
     def _put_in(self, at: int) -> None:
         """Put in the replies that are due at `at`; look no closer when there is nothing left."""
         while True:
             kind = self.ledger.left_out()
             if not kind:
                 break
-            self._happened(self._next_effect(), there=False)
+            happened(self, next_effect(self), there=False)
             reply = build.PARSE_COMPLETE if kind == LEFT_OUT_PARSE else build.CLOSE_COMPLETE
             self._edits.append((at, at, reply))
         if not self.ledger.special:
             self._cutter.marks = FROM_SERVER
 
-    def _happened(self, effect: Effect, there: bool) -> None:
-        if effect.concerns is not None:
-            self.prepared.answered(effect.concerns, there)
-        client = self.client
-        if client is None:
-            if effect.means is not None:
-                self.pool.registry.drop(effect.means.statement)
-            return
-        if effect.name:
-            client.names.happened(effect)
+    def _failed(self, body: bytes, fields: dict[str, str], at: int) -> None:
+        """Note an error, and have the client told another thing instead if need be."""
+        instead = failed(self, body, fields)
+        if instead is not None:
+            self._edits.append((at, at + codes.HEADER + len(body), instead))
+        self._error_over()
 
-    def _next_effect(self) -> Effect:
-        """Take the oldest effect; its client may ask for more when few are left."""
-        effect = self.effects.popleft()
-        client = self.client
-        if client is not None and client.braked & NAMES_FULL and len(self.effects) <= EFFECTS_FEW:
-            client.unbrake(NAMES_FULL)
-        return effect
-
-    def _skipped(self, count: int) -> None:
-        """Undo what was expected of messages that the server failed at, or skips."""
-        skipped = [self._next_effect() for _ in range(count)]
-        for effect in skipped:
-            self._undo(effect)
-        if self.client is not None:
-            self.client.names.skipped(skipped, self.effects)
+    def _error_over(self) -> None:
+        """Go on after an error: fewer replies will come, and a client that left says nothing."""
         if not self.ledger.special:
             self._cutter.marks = FROM_SERVER
-
-    def _forgot_statements(self) -> None:
-        self.prepared.clear()
-        if self.client is not None and self.state is ServerState.ACTIVE:
-            self.client.names.clear(self.effects)
+        if self.client is None:
+            self.stand_in()
 
     def _walk(self, data: bytes) -> int:
         """Note what the messages in `data` mean; return where what must be kept back begins."""
@@ -561,11 +506,8 @@ class Server(Peer):
                     return at
                 if stop != codes.ERROR_RESPONSE:
                     raise BadMessage(f"a message of type {chr(stop)!r} of {size} bytes")
-                self._skipped(
-                    ledger.failed()
-                )  # its text is too long to be read, not to be passed on
-                if self.client is None:
-                    self.stand_in()
+                skipped(self, ledger.failed())  # too long to be read, not to be passed on
+                self._error_over()
             elif stop == codes.COMMAND_COMPLETE and self._ours(OUR_EXECUTE):
                 self._answered(stop, data, at, size)
             elif stop == codes.COMMAND_COMPLETE:
@@ -573,7 +515,7 @@ class Server(Peer):
                 if self.meter is not None:
                     self.meter.completed(data[at + codes.HEADER : at + size])
                 if data[at + codes.HEADER : at + size] in _FORGETS:
-                    self._forgot_statements()
+                    forgot_all(self)
                 if self.state is ServerState.ACTIVE:
                     flags = hints.of_tag(data[at + codes.HEADER : at + codes.HEADER + 3])
                     if flags and self.excused:
@@ -641,41 +583,6 @@ class Server(Peer):
             self._edits.append((start, start + 4, sender.to_bytes(4, "big")))
         client.notes.heard_here(message)
 
-    def _failed(self, body: bytes, fields: dict[str, str], at: int) -> None:
-        """Note an error; have one about a statement name it as the client does."""
-        ledger, client = self.ledger, self.client
-        sqlstate = fields.get("C", "")
-        special = 0 < (ledger.owed[0] if ledger.owed else 0) <= SPECIAL
-        failed = self.effects[0] if special else None
-        owed = b""
-        if client is not None and client.burst and (PREFIX in body or _changed(fields)):
-            owed = bytes(ledger.owed).translate(_AS_SENT, _ADDED)
-        instead: bytes | None = None
-        if PREFIX in body and client is not None:
-            said = client.names.in_its_words(body, sqlstate, failed)
-            instead = build.message(codes.ERROR_RESPONSE, said)
-        skipped = ledger.failed()
-        if ledger.parse_failed and client is not None and codes.PARSE not in ledger.owed:
-            client.names.unnamed_skipped()
-        if client is not None and (_changed(fields) or STALE in body):
-            self.pool.counters.schema_changes += 1
-            for statement in client.names.recent:
-                self.pool.registry.retire(statement)
-            if client.schema_changed(owed):
-                instead = b""
-        elif client is not None and sqlstate == codes.UNDEFINED_STATEMENT and PREFIX in body:
-            gone = any(b'"%b"' % statement.name in body for statement in client.names.recent)
-            if gone and client.schema_changed(owed):
-                instead = b""
-        if instead is not None:
-            self._edits.append((at, at + codes.HEADER + len(body), instead))
-        self._skipped(skipped)
-        if PREFIX in body and not made_to_fail(body):  # somebody prepares or deallocates beside us
-            if failed is not None and failed.concerns is not None:
-                self.prepared.doubt((failed.concerns,))
-            elif sqlstate == codes.UNDEFINED_STATEMENT:
-                self.prepared.doubt()
-
     def _look(self, kind: int, body: bytes, at: int) -> None:
         if kind == codes.COPY_IN_RESPONSE:
             self.ledger.copy_started()
@@ -690,22 +597,10 @@ class Server(Peer):
             else:
                 self.failure = fields
                 self._failed(body, fields, at)
-                if self.client is None:
-                    self.stand_in()
-                elif (told := self._told_instead(fields, body)) is not None:
-                    self._edits.append((at, at + codes.HEADER + len(body), told))
             self.counters.errors += 1
             self.counters.error("server", fields.get("C", ""))
             if self.meter is not None:
                 self.meter.failed(fields.get("C", ""))
-
-    def _told_instead(self, fields: dict[str, str], body: bytes) -> bytes | None:
-        """Return what the client is told instead of an error, if it is another thing."""
-        if self.run is not None:
-            told = self.pool.lane.failed(self, fields, body)
-            if told is not None:
-                return told
-        return policy.refusal(fields) if self.pool.rules.refuses else None
 
     def _parameter_changed(self, name: str, value: str) -> None:
         shelf = self.pool.shelf

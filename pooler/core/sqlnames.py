@@ -7,7 +7,8 @@ the other. Each method returns what the server is sent instead, None for the tex
 import re
 from typing import TYPE_CHECKING, Final
 
-from pooler.core.statements import PREFIX, SPARE, Effect, Statement, Wait, foreign
+from pooler.core.effects import Effect
+from pooler.core.statements import PREFIX, SPARE, Statement, Wait, foreign
 from pooler.wire import build, codes
 
 if TYPE_CHECKING:

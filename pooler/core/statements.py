@@ -6,8 +6,8 @@ prepared on a server when first needed there, in the same write as what needs it
 most recently used ones.
 
 The client gets the replies that it expects, in number and order: what we added is taken out,
-what we left out is put in. Each such message has an entry of its own in the ledger, and an
-`Effect` here, which happens when its turn comes, or never if an error makes the server skip it.
+what we left out is put in. Each such message has an entry of its own in the ledger, and an `Effect`
+(see `effects`).
 """
 
 import hashlib
@@ -129,33 +129,6 @@ def shape_of(parameters: bytes, columns: bytes) -> bytes:
         shape.update(b"%d %d %d" % (kind, size, modifier))
         at = end + _FIELD.size
     return shape.digest()
-
-
-class Effect:
-    """What a message of a special kind does when the server has done it.
-
-    `concerns` is the statement that it prepares or closes on the server. `name` is the client's,
-    b"" for a message of our own, and stands for `means` then, which is the effect's meanwhile.
-    `group` is that of the message, see `Prepared`. A Describe has `describes` instead, and `name`
-    if the client is told of it; `parameters` is the first half of its answer.
-    """
-
-    __slots__ = ("concerns", "describes", "group", "means", "name", "parameters")
-
-    def __init__(
-        self,
-        concerns: Statement | None = None,
-        name: bytes = b"",
-        means: Name | None = None,
-        group: int = 0,
-        describes: Statement | None = None,
-    ) -> None:
-        self.concerns = concerns
-        self.name = name
-        self.means = means
-        self.group = group
-        self.describes = describes
-        self.parameters = b""
 
 
 class Registry:

@@ -20,7 +20,8 @@ from pooler.wire import codes
 if TYPE_CHECKING:
     from pooler.core import moving
     from pooler.handover.shares import News
-    from pooler.workers.supervisor import Process, Supervisor
+    from pooler.workers.crew import Process
+    from pooler.workers.supervisor import Supervisor
 
 
 class WorkersEstate:
@@ -32,8 +33,8 @@ class WorkersEstate:
         self._early: list[tuple[int, list[News]]] | None = []  # until the successor may hear them
         self._lost = False
         self.rounds = Rounds(
-            lambda: [worker.serial for worker in supervisor.workers.values()],
-            partial(supervisor.tell_all, "round"),
+            lambda: [worker.serial for worker in supervisor.crew.workers.values()],
+            partial(supervisor.crew.tell_all, "round"),
             lambda *what: self._giver.tell("follow", *what),
         )
 
@@ -49,7 +50,7 @@ class WorkersEstate:
     async def offer(self) -> tuple[dict[str, Any], list[tuple[Kind, list[int]]]]:
         """Return what a successor needs to prepare: plain data, and descriptors that listen."""
         supervisor = self._supervisor
-        belongings = await supervisor.call_all("belongings")
+        belongings = await supervisor.crew.call_all("belongings")
         try:
             sockets = await supervisor.open_sockets()
         except ChannelLost:
@@ -58,7 +59,7 @@ class WorkersEstate:
             raise PoolerError(codes.CANNOT_CONNECT_NOW, "a worker has just ended")
         welcome = {
             "idents": max(idents for idents, _ in belongings) + IDENT_GAP,
-            "slot": (supervisor.slot + supervisor.count - 1) % SLOTS,
+            "slot": (supervisor.slot + supervisor.crew.count - 1) % SLOTS,
             "holds": belongings[0][1],
             "overlay": supervisor.pairs(),
         }
@@ -67,10 +68,10 @@ class WorkersEstate:
     async def suspend(self) -> dict[str, Any]:
         """Accept nobody, share all places; return what a successor needs to serve."""
         supervisor = self._supervisor
-        supervisor.no_restarts()
+        supervisor.crew.no_restarts()
         supervisor.close_offered()
         supervisor.budget = Budget(supervisor.limits, lambda *allotment: None)  # not ours now
-        workers = list(supervisor.workers.values())
+        workers = list(supervisor.crew.workers.values())
         answers = await asyncio.gather(
             *(worker.channel.call("suspend") for worker in workers), return_exceptions=True
         )
@@ -94,7 +95,7 @@ class WorkersEstate:
         supervisor = self._supervisor
         lost = taken_back = 0
         uses: list[tuple[int, list[Any]]] = []
-        for worker in list(supervisor.workers.values()):
+        for worker in list(supervisor.crew.workers.values()):
             try:
                 answer = await worker.channel.call("resume")
             except ChannelLost:  # it has ended
@@ -108,7 +109,7 @@ class WorkersEstate:
         budget = supervisor.own_budget()  # from here on it knows of all that there is
         for serial, (name, *report) in uses:
             budget.adopt(serial, name_of(name), Report(*report))
-        supervisor.restarts()
+        supervisor.crew.restarts()
         return lost, taken_back
 
     async def leave(self) -> bool:
@@ -116,21 +117,21 @@ class WorkersEstate:
 
         One of them may listen for the clients that another still has.
         """
-        workers = list(self._supervisor.workers.values())
+        workers = list(self._supervisor.crew.workers.values())
         answers = await asyncio.gather(
             *(worker.channel.call("leave", within=None) for worker in workers),
             return_exceptions=True,
         )
         if self._lost or self.stopping or not all(_is_over(answer) for answer in answers):
             return False
-        self._supervisor.tell_all("end")
+        self._supervisor.crew.tell_all("end")
         await asyncio.gather(*(worker.process.wait() for worker in workers))
         return not self._lost
 
     def lost(self) -> None:
         """The successor has gone."""
         self._lost = True
-        for worker in self._supervisor.workers.values():
+        for worker in self._supervisor.crew.workers.values():
             worker.channel.tell("lost")
 
     # -- from the workers
@@ -163,7 +164,7 @@ class WorkersEstate:
     # -- from the successor
 
     def _worker(self, serial: int) -> "Process | None":
-        workers = self._supervisor.workers.values()
+        workers = self._supervisor.crew.workers.values()
         return next((worker for worker in workers if worker.serial == serial), None)
 
     def took(self, source: int, ident: int) -> None:
@@ -180,11 +181,11 @@ class WorkersEstate:
 
     def cancel(self, pid: int, secret: str) -> None:
         """Do what the successor was asked for, whose client it is not."""
-        self._supervisor.tell_all("cancel", pid, secret)
+        self._supervisor.crew.tell_all("cancel", pid, secret)
 
     def hold(self, holds: list[list[Any]]) -> None:
         """Pause, or go on, as the successor has been told to."""
-        self._supervisor.tell_all("hold", holds)
+        self._supervisor.crew.tell_all("hold", holds)
 
     def stop(self) -> None:
         """End, as the successor has been told to."""

@@ -13,7 +13,8 @@ from pooler.handover.shares import News, name_of, read
 from pooler.handover.taker import Counts, Taker
 
 if TYPE_CHECKING:
-    from pooler.workers.supervisor import Process, Supervisor
+    from pooler.workers.crew import Process
+    from pooler.workers.supervisor import Supervisor
 
 
 class WorkersHeir:
@@ -50,7 +51,7 @@ class WorkersHeir:
         for source, statement in self._statements:
             worker.channel.tell("statement", source, statement)
         for number, (name, marker, channels) in self._rounds.items():  # all begin to count anew
-            self._supervisor.tell_all("follow", name, marker, number, channels)
+            self._supervisor.crew.tell_all("follow", name, marker, number, channels)
         for source, packed, file in self._parked.pop(worker.number, ()):
             self._pass_on(worker, source, packed, file)
 
@@ -59,13 +60,13 @@ class WorkersHeir:
     def statement(self, source: int, statement: moving.Packed) -> None:
         """Take a prepared statement, which clients that come will name by its number."""
         self._statements.append((source, statement))
-        self._supervisor.tell_all("statement", source, statement)
+        self._supervisor.crew.tell_all("statement", source, statement)
 
     def client(self, source: int, packed: moving.Packed, files: tuple[int, ...] = ()) -> None:
         """Give a client, and the one file that is its connection, to its worker."""
         (file,) = files
-        number = (packed["ident"] - 1) % self._supervisor.count
-        worker = self._supervisor.workers.get(number)
+        number = (packed["ident"] - 1) % self._supervisor.crew.count
+        worker = self._supervisor.crew.workers.get(number)
         if worker is None or not worker.introduced:  # it is being started again
             self._parked[number].append((source, packed, file))
         else:
@@ -84,19 +85,19 @@ class WorkersHeir:
     def follow(self, name: list[str], marker: str, number: int, channels: list[str]) -> None:
         """Have all workers listen to a round's channels, and one of them mark when that is so."""
         self._rounds[number] = name, marker, channels
-        self._supervisor.tell_all("follow", name, marker, number, channels)
+        self._supervisor.crew.tell_all("follow", name, marker, number, channels)
 
     def followed(self, worker: int, number: int) -> None:
         """A worker hears a round's channels; perhaps once more, after a loss."""
         self._hear[number].add(worker)
-        if len(self._hear[number]) == self._supervisor.count:
+        if len(self._hear[number]) == self._supervisor.crew.count:
             del self._hear[number]
             name, marker, _ = self._rounds[number]
-            self._supervisor.tell_all("mark", name, marker, number)
+            self._supervisor.crew.tell_all("mark", name, marker, number)
 
     def cancel(self, pid: int, secret: str) -> None:
         """Do what the old pooler was asked for, whose client it is not."""
-        self._supervisor.tell_all("cancel", pid, secret)
+        self._supervisor.crew.tell_all("cancel", pid, secret)
 
     # -- the budget
 
@@ -124,5 +125,5 @@ class WorkersHeir:
         for clients in self._parked.values():
             for _, _, file in clients:
                 os.close(file)
-        self._supervisor.tell_all("upgraded")
+        self._supervisor.crew.tell_all("upgraded")
         self._supervisor.taken_over()

@@ -1,4 +1,4 @@
-"""The supervisor: starts the workers, restarts one that ends, and keeps them one pooler.
+"""The supervisor: has the workers started (see `crew`), and keeps them one pooler.
 
 It serves no client and opens no server connection. It binds the listening sockets, one for each
 worker with SO_REUSEPORT, and keeps them: while a worker is restarted, its connections wait. It
@@ -11,20 +11,17 @@ import logging
 import os
 import signal
 import socket
-import time
-from collections import Counter
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache, partial
 from typing import Any, Final
 
 import pooler
 from pooler import logs
 from pooler.activation import METRICS, NO_ACTIVATION
-from pooler.channel import CALL_TIMEOUT, FILES_LIMIT, Channel, ChannelLost
+from pooler.channel import FILES_LIMIT, ChannelLost, Handler
 from pooler.config import Change, Config, ConfigError, changes
 from pooler.core import moving
 from pooler.core.budget import NO_LIMITS, Budget, Limits, PoolName, Report
-from pooler.core.errors import PoolerError
 from pooler.core.keys import SLOTS
 from pooler.handover import Kind
 from pooler.handover.shares import News, limits_of, name_of, route_of
@@ -36,8 +33,8 @@ from pooler.reload import Load, Overlay, Reloader, ReloadRefused, problems_of
 from pooler.service import ROUTES, either
 from pooler.shutdown import End, Stop
 from pooler.watch import watch
-from pooler.wire import codes
-from pooler.workers.census import Census, Own
+from pooler.workers.census import Census
+from pooler.workers.crew import Crew, Process, StartFailed
 from pooler.workers.ears import Ears
 from pooler.workers.estate import WorkersEstate
 from pooler.workers.heir import WorkersHeir
@@ -47,16 +44,8 @@ from pooler.workers.worker import Pairs
 TICK: Final = 0.1
 """Seconds between looks at who waits."""
 
-START_TIMEOUT: Final = 120.0
-"""Seconds that a worker has to become ready."""
-
 RELOAD_TIMEOUT: Final = 30.0
 """Seconds that the workers have to read a configuration."""
-
-RESTARTS: Final = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
-"""Seconds before a worker is started again that has ended soon, and so for the next times."""
-SOON: Final = 30.0
-"""Seconds within which a worker has ended soon."""
 
 GRACE: Final = 1.0
 """Seconds that PostgreSQL has to notice that the connections of a dead worker are gone."""
@@ -65,50 +54,28 @@ LAST_WORDS: Final = 10.0
 """Seconds above `shutdown_timeout` that the workers have to leave before they are killed."""
 
 
-class Process:
-    """A worker, seen from here."""
-
-    def __init__(
-        self, number: int, serial: int, process: asyncio.subprocess.Process, channel: Channel
-    ) -> None:
-        self.number = number
-        self.serial = serial  # that no other process had: what it had is not its successor's
-        self.process = process
-        self.channel = channel
-        self.started_at = time.monotonic()
-        self.here = asyncio.Event()  # it waits for its orders
-        self.introduced = False  # it knows what is to be known before clients come
-        self.ready = asyncio.Event()
-        self.clients: Own = Counter()
-
-    def __repr__(self) -> str:
-        """Show number and process."""
-        return f"<worker {self.number} pid {self.process.pid}>"
-
-
 class Supervisor:
     """The process that `workers` above 1 starts."""
 
     def __init__(
         self, load: Load, config: Config, command: Sequence[str], taker: Taker | None = None
     ) -> None:
-        """`command` starts a worker: its arguments are followed by its number and a file.
-
-        `taker` is there if another process is replaced.
-        """
+        """`command` starts a worker, see `Crew`; `taker`: another process is replaced."""
         self._load = load
-        self._command = command
         self.config = config
         self._resolve = lru_cache(ROUTES)(config.resolve)
-        self.count = self.config.workers
+        self.crew = Crew(
+            command,
+            config.workers,
+            self._handlers,
+            self._equip,
+            self._ended,
+            lambda: self._succession.handed_over,
+        )
         self.budget = self.own_budget()
         self._lanes = Budget(self._lane_limits, partial(self._tell_allotment, "places"))
-        self._serial = 0
-        self._ears = Ears(self._tell)
-        self.workers: dict[int, Process] = {}
-        self._sockets = Sockets(self.count)
-        self._keepers: dict[int, asyncio.Task[None]] = {}
-        self._failures = [0] * self.count  # ends in a row that came soon
+        self._ears = Ears(self.crew.tell)
+        self._sockets = Sockets(self.crew.count)
         self.census = Census()
         self._overlay: Overlay = {}
         self._succession = _Succession(self, taker)
@@ -118,8 +85,6 @@ class Supervisor:
         self._estate: WorkersEstate | None = None  # since another pooler was asked for
         self._given_metrics: tuple[Kind, list[socket.socket]] | None = None  # for the first worker
         self._offered: list[tuple[Kind, list[int]]] = []  # what the first worker has of these
-        self._may_restart = asyncio.Event()
-        self._may_restart.set()
         self._reloader = Reloader(
             self._reload, lambda: self._overlay, lambda: self._succession.handed_over
         )
@@ -138,7 +103,7 @@ class Supervisor:
             version=pooler.__version__,
             build=pooler.build_kind(),
             config=config.source,
-            workers=self.count,
+            workers=self.crew.count,
         )
         taker = self._succession.taker
         try:
@@ -155,8 +120,7 @@ class Supervisor:
         status = 1
         try:
             await self._begin(taker)
-            for number in range(self.count):
-                self._keepers[number] = loop.create_task(self._keep(number))
+            self.crew.keep()
             files = watch(
                 lambda: self.config.files, lambda: self.config.seen, self._reloader.changed
             )
@@ -194,10 +158,10 @@ class Supervisor:
 
     async def _begin(self, taker: Taker | None) -> None:
         """Have all workers serve; StartFailed, Replaced."""
-        workers = await asyncio.gather(*(self._spawn(number) for number in range(self.count)))
+        workers = await self.crew.spawn_all()
         if taker is not None:
             await taker.may_serve()
-        await asyncio.gather(*(self._set_going(worker) for worker in workers))
+        await asyncio.gather(*(self.crew.set_going(worker) for worker in workers))
         if taker is not None:
             taker.serves()
 
@@ -230,48 +194,27 @@ class Supervisor:
         """The pooler before this one has gone."""
         self._succession.taker = self._heir = None
 
-    def no_restarts(self) -> None:
-        """Start no worker again for now: what it would serve is being given away.
-
-        PoolerError: one is being started at this moment.
-        """
-        self._may_restart.clear()
-        for number in range(self.count):
-            worker = self.workers.get(number)
-            if worker is None or not worker.ready.is_set():
-                text = f"worker {number} is being started again"
-                raise PoolerError(codes.CANNOT_CONNECT_NOW, text)
-
-    def restarts(self) -> None:
-        """Start those again that have ended."""
-        self._may_restart.set()
-
     async def _stop(self) -> None:
         """Have every worker drain and leave, and kill who does not."""
-        for keeper in self._keepers.values():
-            keeper.cancel()
+        crew = self.crew
+        crew.let_go()
         if not self._succession.handed_over:
             notify("STOPPING=1")
             self._succession.stop()
-        workers = list(self.workers.values())
-        ended = asyncio.create_task(_all(worker.process.wait() for worker in workers))
+        ended = asyncio.create_task(crew.gone())
         end = self._end
         while not ended.done():
             end.changed.clear()
             logs.event(logging.INFO, "stopping", how=end.how.value or "NOW")
-            for worker in workers:
-                worker.channel.tell("stop", end.how.name, end.timeout)
+            crew.tell_all("stop", end.how.name, end.timeout)
             changed = asyncio.create_task(end.changed.wait())
             await asyncio.wait(
                 {changed, ended}, timeout=self._patience(), return_when=asyncio.FIRST_COMPLETED
             )
             if not (ended.done() or changed.done()):
-                for worker in workers:
-                    if worker.process.returncode is None:
-                        worker.process.kill()
+                crew.kill()
             changed.cancel()
-        for worker in workers:
-            worker.channel.close()
+        crew.close()
 
     def _patience(self) -> float | None:
         """Return the seconds that workers have to leave, None if there is no limit."""
@@ -283,31 +226,10 @@ class Supervisor:
 
     # -- workers
 
-    async def _start(self, number: int) -> None:
-        """Start a worker and wait until it serves; StartFailed."""
-        await self._set_going(await self._spawn(number))
-
-    async def _spawn(self, number: int) -> Process:
-        """Start a worker and wait until it knows what it needs to serve; StartFailed."""
-        near, far = socket.socketpair()
-        with far:
-            process = await asyncio.create_subprocess_exec(
-                *self._command,
-                f"{number}/{self.count}",
-                str(far.fileno()),
-                pass_fds=[far.fileno()],
-                stdin=asyncio.subprocess.DEVNULL,
-            )
-        self._serial += 1
-        channel = self._channel(number, self._serial, near)
-        worker = self.workers[number] = Process(number, self._serial, process, channel)
-        await self._until(worker, worker.here)
-        return worker
-
-    async def _set_going(self, worker: Process) -> None:
-        """Have a worker serve; StartFailed."""
+    async def _equip(self, worker: Process) -> None:
+        """Give a worker what it needs to serve."""
         number, tell = worker.number, worker.channel.tell
-        holds = [held for _, held in await self.call_all("belongings", but=number)]
+        holds = [held for _, held in await self.crew.call_all("belongings", but=number)]
         taker = self._succession.taker
         if not holds and taker is not None:
             holds = [taker.welcome["holds"]]
@@ -332,94 +254,38 @@ class Supervisor:
         tell("listen", orders)
         if self._heir is not None:
             self._heir.introduce(worker)
-        worker.introduced = True
-        await self._until(worker, worker.ready)
 
-    async def _until(self, worker: Process, event: asyncio.Event) -> None:
-        """Wait for it; StartFailed: the worker has ended, or took too long."""
-        ended = asyncio.create_task(worker.process.wait())
-        happened = asyncio.create_task(event.wait())
-        await asyncio.wait(
-            {ended, happened}, timeout=START_TIMEOUT, return_when=asyncio.FIRST_COMPLETED
-        )
-        happened.cancel()
-        if not event.is_set():
-            if worker.process.returncode is None:
-                worker.process.kill()
-            await ended
-            self._ended(worker)
-            raise StartFailed(worker.number)
-        ended.cancel()
+    def _handlers(self, number: int, serial: int) -> dict[str, Handler]:
+        """Return what answers a worker."""
+        return {
+            "report": lambda news: _report(self.budget, serial, news),
+            "share": partial(self._share, serial),
+            "statement": partial(self._statement, serial),
+            "client": partial(self._client, serial),
+            "lack": self._lack,
+            "hears": partial(self._hears, serial),
+            "took": self._took,
+            "followed": partial(self._followed, number),
+            "metrics": self._take_metrics,
+            "upgrade": self._succession.start,
+            "held": self._held,
+            "cancel": lambda pid, secret: self._cancel(number, pid, secret),
+            "report_lanes": lambda news: _report(self._lanes, serial, news),
+            "admit": lambda database, user: self._admit(number, database, user),
+            "gone": lambda database, user: self._gone(number, database, user),
+            "tell_others": partial(self.crew.tell_others, number),
+            "others": lambda within, name, *arguments: self.crew.call_all(
+                name, *arguments, but=number, within=within
+            ),
+            "usage": partial(usage, SUPERVISOR),
+            "at": self.crew.call,
+            "reload": self._reload_for,
+            "stop": lambda how, timeout: self.stop(Stop[how], timeout),
+            **self._ears.handlers(number),
+        }
 
-    def _channel(self, number: int, serial: int, sock: socket.socket) -> Channel:
-        return Channel(
-            sock,
-            {
-                "here": lambda: self.workers[number].here.set(),
-                "ready": lambda pid: self.workers[number].ready.set(),
-                "report": lambda news: _report(self.budget, serial, news),
-                "share": partial(self._share, serial),
-                "statement": partial(self._statement, serial),
-                "client": partial(self._client, serial),
-                "lack": self._lack,
-                "hears": partial(self._hears, serial),
-                "took": self._took,
-                "followed": partial(self._followed, number),
-                "metrics": self._take_metrics,
-                "upgrade": self._succession.start,
-                "held": self._held,
-                "cancel": lambda pid, secret: self._cancel(number, pid, secret),
-                "report_lanes": lambda news: _report(self._lanes, serial, news),
-                "admit": lambda database, user: self._admit(number, database, user),
-                "gone": lambda database, user: self._gone(number, database, user),
-                "tell_others": partial(self._tell_others, number),
-                "others": lambda within, name, *arguments: self.call_all(
-                    name, *arguments, but=number, within=within
-                ),
-                "usage": partial(usage, SUPERVISOR),
-                "at": self._at,
-                "reload": self._reload_for,
-                "stop": lambda how, timeout: self.stop(Stop[how], timeout),
-                **self._ears.handlers(number),
-            },
-            lambda: None,  # its process has ended, or is about to: `_keep` sees to it
-        )
-
-    async def _keep(self, number: int) -> None:
-        """Start a worker again whenever it has ended."""
-        while True:
-            worker = self.workers.get(number)
-            if worker is not None:
-                status = await worker.process.wait()
-                self._ended(worker, in_order=not status)
-                if self._succession.handed_over and not status:  # it has done what it had to
-                    await self._may_restart.wait()
-                    continue
-                lived = time.monotonic() - worker.started_at
-                self._failures[number] = self._failures[number] + 1 if lived < SOON else 0
-                logs.event(
-                    logging.ERROR,
-                    "worker ended",
-                    worker=number,
-                    pid=worker.process.pid,
-                    status=status,
-                    seconds=round(lived, 3),
-                )
-            await self._may_restart.wait()
-            await asyncio.sleep(RESTARTS[min(self._failures[number], len(RESTARTS) - 1)])
-            try:
-                await self._start(number)
-            except (StartFailed, OSError) as error:
-                self._failures[number] += 1
-                logs.event(logging.ERROR, "worker did not start", worker=number, message=str(error))
-            else:
-                pid = self.workers[number].process.pid
-                logs.event(logging.WARNING, "worker restarted", worker=number, pid=pid)
-
-    def _ended(self, worker: Process, *, in_order: bool = False) -> None:
+    def _ended(self, worker: Process, in_order: bool) -> None:
         """Take back what a worker had; PostgreSQL knows already, if it ended `in_order`."""
-        self.workers.pop(worker.number, None)
-        worker.channel.close()
         grace = 0.0 if in_order else GRACE
         loop = asyncio.get_running_loop()
         for budget in (self.budget, self._lanes):
@@ -431,27 +297,6 @@ class Supervisor:
         self.census.ended(worker.clients)
         for database, user in names:
             self._tell_counts(database, user)
-
-    def _tell(self, number: int, name: str, *arguments: Any) -> None:
-        worker = self.workers.get(number)
-        if worker is not None:
-            worker.channel.tell(name, *arguments)
-
-    def tell_all(self, name: str, *arguments: Any) -> None:
-        """Tell every worker."""
-        self._tell_others(-1, name, *arguments)
-
-    def _tell_others(self, number: int, name: str, *arguments: Any) -> None:
-        for worker in self.workers.values():
-            if worker.number != number:
-                worker.channel.tell(name, *arguments)
-
-    async def _at(self, number: int, name: str, *arguments: Any) -> Any:
-        """Return what one worker answers."""
-        worker = self.workers.get(number)
-        if worker is None:
-            raise PoolerError(codes.CONNECTION_FAILURE, f"worker {number} is being restarted")
-        return await worker.channel.call(name, *arguments)
 
     # -- upgrades
 
@@ -490,7 +335,7 @@ class Supervisor:
             self._succession.taker.hold(holds)
 
     def _cancel(self, number: int, pid: int, secret: str) -> None:
-        self._tell_others(number, "cancel", pid, secret)
+        self.crew.tell_others(number, "cancel", pid, secret)
         for other in (self._succession.taker, self._succession.giver):
             if other is not None:
                 other.tell("cancel", pid, secret)
@@ -498,7 +343,7 @@ class Supervisor:
     async def open_sockets(self) -> list[tuple[Kind, list[int]]]:
         """Return what all workers listen on: what for, and the descriptors."""
         self.close_offered()
-        first = self.workers.get(0)
+        first = self.crew.workers.get(0)
         if first is not None:
             await first.channel.call("metrics")  # before it answers, it has told
         return [*self._offered, *self._sockets.offered()]
@@ -542,7 +387,7 @@ class Supervisor:
             if self._heir is not None:
                 self._heir.allot(serial, name, allotment, round_)
             return
-        for worker in self.workers.values():
+        for worker in self.crew.workers.values():
             if worker.serial == serial:
                 worker.channel.tell(message, name, allotment, round_)
 
@@ -556,7 +401,7 @@ class Supervisor:
             full = self.census.full(database, user, route, most)
             if full:
                 return full
-        self.count_in(self.workers[number], database, user)
+        self.count_in(self.crew.workers[number], database, user)
         return ""
 
     def count_in(self, worker: Process, database: str, user: str) -> None:
@@ -565,7 +410,7 @@ class Supervisor:
         self._tell_counts(database, user)
 
     def _gone(self, number: int, database: str, user: str) -> None:
-        self.census.gone(self.workers[number].clients, database, user)
+        self.census.gone(self.crew.workers[number].clients, database, user)
         self._tell_counts(database, user)
 
     def _tell_counts(self, database: str, user: str) -> None:
@@ -598,19 +443,21 @@ class Supervisor:
         problems = await self._prepare(overlay, bound)
         if problems:
             close(bound)
-            self._tell_others(-1, "discard")
+            self.crew.tell_all("discard")
             raise ReloadRefused(problems)
         self.config = config
         self._resolve = lru_cache(ROUTES)(config.resolve)
         self._overlay = overlay
         self._sockets.commit(config, bound)
-        await self.call_all("commit")
+        await self.crew.call_all("commit")
         self.budget.configure()
         self._lanes.configure()
         logs.set_up(config.logging.format, config.logging.level, config.logging.repeat_limit)
         logs.event(logging.INFO, "reloaded", changes=[str(change) for change in found])
-        if config.workers != self.count:
-            logs.event(logging.WARNING, "restart needed", setting="workers", running=self.count)
+        if config.workers != self.crew.count:
+            logs.event(
+                logging.WARNING, "restart needed", setting="workers", running=self.crew.count
+            )
         return found
 
     def pairs(self) -> Pairs:
@@ -631,7 +478,7 @@ class Supervisor:
             return found
 
         answers = await asyncio.gather(
-            *(one(worker) for worker in self.workers.values()), return_exceptions=True
+            *(one(worker) for worker in self.crew.workers.values()), return_exceptions=True
         )
         problems: dict[str, None] = {}
         for answer in answers:
@@ -640,22 +487,6 @@ class Supervisor:
             texts = [str(answer)] if isinstance(answer, BaseException) else answer
             problems.update(dict.fromkeys(texts))
         return list(problems)
-
-    async def call_all(
-        self, name: str, *arguments: Any, but: int = -1, within: float | None = CALL_TIMEOUT
-    ) -> list[Any]:
-        """Return what the workers answer; of those that have ended, nothing."""
-        calls = [
-            worker.channel.call(name, *arguments, within=within)
-            for worker in self.workers.values()
-            if worker.ready.is_set() and worker.number != but
-        ]
-        answers = await asyncio.gather(*calls, return_exceptions=True)
-        lost = (ChannelLost, TimeoutError)
-        for answer in answers:
-            if isinstance(answer, BaseException) and not isinstance(answer, lost):
-                raise answer
-        return [answer for answer in answers if not isinstance(answer, lost)]
 
 
 class _Succession(Succession):
@@ -674,15 +505,3 @@ class _Succession(Succession):
 def _report(budget: Budget, serial: int, news: Iterable[tuple[Any, ...]]) -> None:
     for (database, user, kind), answers, *report in news:
         budget.report(serial, (database, user, kind), answers, Report(*report))
-
-
-class StartFailed(Exception):
-    """A worker ended before it served, or did not get there in time."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(f"worker {number} ended before it was ready, or was not ready in time")
-        self.number = number
-
-
-async def _all(waits: Iterable[Awaitable[object]]) -> None:
-    await asyncio.gather(*waits)
