@@ -220,7 +220,7 @@ class Client(Peer):
         self.move(ClientState.IDLE)
         self.told = parameters
         key = build.backend_key_data(self.pid, self.secret)
-        told = self.pool.welcome.told(parameters)
+        told = session.startup_notice(self.startup) + self.pool.welcome.told(parameters)
         self.transport.write(b"".join((said, build.AUTHENTICATION_OK, told, key, build.READY)))
         self.unbrake(HELD_FULL)
         if self._held:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from pooler.core.errors import ClientFault
-from pooler.wire import codes
+from pooler.wire import build, codes
 
 Settings = Mapping[str, str]
 
@@ -48,6 +48,9 @@ _READ_ONLY: Final = frozenset(
     )
 )
 """Reported by the server, but nothing that a session sets."""
+
+NAME_LIMIT: Final = 63
+"""Bytes of a name, NAMEDATALEN less its end."""
 
 _SHELF_LIMIT: Final = 10_000
 
@@ -97,6 +100,18 @@ def from_startup(parameters: Mapping[str, str]) -> dict[str, str]:
         if name not in _NO_SETTINGS:
             settings[_checked(name)] = value
     return settings
+
+
+def startup_notice(settings: Settings) -> bytes:
+    """Return the NOTICE of a name that PostgreSQL cuts at a session's start, b"" without one."""
+    name = settings.get("application_name", "")
+    if len(name) <= NAME_LIMIT // 4:  # characters, of up to four bytes
+        return b""
+    raw = name.encode("utf-8", "surrogateescape")
+    if len(raw) <= NAME_LIMIT:
+        return b""
+    cut = raw[:NAME_LIMIT].decode("utf-8", "ignore")
+    return build.notice(codes.NAME_TOO_LONG, f'identifier "{name}" will be truncated to "{cut}"')
 
 
 def from_options(options: str) -> dict[str, str]:

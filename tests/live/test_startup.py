@@ -204,6 +204,18 @@ def test_application_name_in_unicode(one_server: Pooler, login: Login) -> None:
     assert client.parameters["application_name"] == shown
 
 
+@pytest.mark.parametrize("name", ["x" * 63, "x" * 64, "ä" * 32, "ä" * 31 + "x"])
+def test_a_name_that_is_cut_is_told(pooler: Pooler, postgres: Postgres, name: str) -> None:
+    said = []
+    for at in (postgres, pooler, pooler):  # the second time the pooler knows the answer
+        with RawClient(at.host, at.port) as client:
+            greeting = client.login("app", "app", PASSWORDS["app"], application_name=name)
+            notices = [raw.error_fields(body) for kind, body in greeting if kind == b"N"]
+            said.append([[notice[field] for field in "SVCM"] for notice in notices])
+    assert said[0] == said[1] == said[2]
+    assert bool(said[0]) == (len(name.encode()) > 63)
+
+
 @pytest.mark.parametrize(
     "parameters",
     [
