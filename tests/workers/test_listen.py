@@ -56,8 +56,10 @@ def test_one_connection_hears_for_all_workers(
 def test_listening_and_not_listening_loses_nothing(
     run_with_config: RunWithConfig, make_database: Callable[[], str]
 ) -> None:
+    """A late word of the turn before may come, too: it is relayed to whoever listens by then."""
     database = make_database()
-    pooler = run_with_config(workers=2, databases={"*": {"pool_size": 3}})
+    # One connection listens, and each of those who come and go may keep one to itself.
+    pooler = run_with_config(workers=2, databases={"*": {"pool_size": 5}})
     over = threading.Event()
 
     def come_and_go() -> None:
@@ -77,8 +79,9 @@ def test_listening_and_not_listening_loses_nothing(
                     listener = Listener(client, "news")
                     for part in range(3):
                         speaker.execute("SELECT pg_notify('news', %s)", [f"{turn}.{part}"])
-                    wait_until(lambda: len(listener.take_in()) >= 3)  # noqa: B023
-                    assert listener.heard == [f"{turn}.{part}" for part in range(3)]
+                    said = [f"{turn}.{part}" for part in range(3)]
+                    wait_until(lambda: listener.take_in()[-1:] == said[-1:])  # noqa: B023
+                    assert [word for word in listener.heard if word in said] == said
         finally:
             over.set()
             for other in others:
