@@ -15,18 +15,10 @@ from pooler.core.settings import Host, SslMode, Target, TargetTls
 from pooler.login.servers import Courier, Manner, ServerLogin
 from pooler.sockets import set_options
 from pooler.wire import codes
-from pooler.wire.logins import (
-    Asking,
-    Credential,
-    Random,
-    Welcome,
-)
+from pooler.wire.logins import Asking, Credential, Random, Welcome
 from pooler.wire.scram import Keyring
 
 P = TypeVar("P")
-
-
-T = TypeVar("T")
 
 _UNENCRYPTED_REFUSALS: Final = (codes.INVALID_AUTHORIZATION, codes.PROTOCOL_VIOLATION)
 """How PostgreSQL (pg_hba.conf) and PgBouncer ("SSL required") refuse a login for want of TLS."""

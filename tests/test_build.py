@@ -16,12 +16,9 @@ INTERPRETED = {"pooler.core.edge", "pooler.core.errors"}
 """Subclassed by what is not compiled."""
 
 
-def test_the_pure_layers_are_compiled_all_or_none() -> None:
-    names = [
-        name
-        for name, path in MODULES.items()
-        if name.startswith(tuple(f"{layer}." for layer in LAYERS))
-    ]
+def test_the_pure_layers_and_logins_are_compiled_all_or_none() -> None:
+    packages = tuple(f"{package}." for package in (*LAYERS, "pooler.login"))
+    names = [name for name in MODULES if name.startswith(packages) or name == "pooler.tls"]
     files = {name: importlib.import_module(name).__file__ or "" for name in names}
     compiled = {name for name, file in files.items() if not file.endswith(".py")}
     wanted = pooler.build_kind() == "compiled"

@@ -146,7 +146,7 @@ def test_waiting_is_told_from_executing(config: Config, tmp_path: Path) -> None:
     waited, slept = found["SELECT ?"], found["SELECT ?, pg_sleep(?)"]
     assert waited["wait_time"] >= 0.3 > waited["time"]
     assert slept["time"] >= 0.2 > slept["wait_time"]
-    assert slept["time_p99"] == pytest.approx(slept["time"], rel=1.0)  # its bucket is as wide
+    assert 0.5 < slept["time_p99"] / slept["time"] < 2  # a bucket is as wide as what it begins with
 
 
 # Groups of several statements, byte by byte.
